@@ -1,0 +1,77 @@
+"""AveragePool: the mean of every window, with the divisor spelled out.
+
+    y = sum over the real cells of the window / divisor
+
+The divisor is ``divisor_override`` where that is not 0; else the number of the window's cells that lie on the input or
+on its counted pads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+import torch.nn.functional as F
+from torch import Tensor
+
+from poolexport_ops._body import Body
+from poolexport_ops._operator import Operator
+from poolexport_ops._window import Window
+
+POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+def torch_form(
+    x: Tensor,
+    *,
+    kernel_shape: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    counted_pads: Sequence[int],
+    divisor_override: int = 0,
+) -> Tensor:
+    """Mean of every window.
+
+    Args:
+        x: (N, C, *spatial) with 1, 2 or 3 spatial axes.
+        kernel_shape, strides, pads: the window, in cells; pads are begin..., then end....
+        counted_pads: how many of the pads of each side count in the divisor.
+        divisor_override: the divisor of every window; 0 for the number of counted cells.
+
+    Returns:
+        (N, C, *output), ``output = floor((n + begin + end - kernel) / stride) + 1``.
+    """
+    window = Window.of(kernel_shape, strides, pads)
+    window.require_fit(x.shape[2:])
+    pool = POOLS[window.rank]
+    mean = pool(window.pad(x, 0.0), window.kernel_shape, window.strides)
+    if divisor_override:
+        return mean * (window.size / divisor_override)
+    if tuple(counted_pads) == window.pads:
+        return mean
+    ones = x.new_ones(1, 1, *x.shape[2:])
+    counted = Window.of(kernel_shape, strides, counted_pads).pad(ones, 1.0)
+    rest = Window.of(kernel_shape, strides, [p - c for p, c in zip(pads, counted_pads)])
+    return mean / pool(rest.pad(counted, 0.0), window.kernel_shape, window.strides)
+
+
+def onnx_form(
+    op: Body,
+    x: ir.Value,
+    *,
+    kernel_shape: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    counted_pads: Sequence[int],
+    divisor_override: int,
+) -> ir.Value:
+    window = Window.of(kernel_shape, strides, pads)
+    mean = op.mean(x, window)
+    if divisor_override:
+        return op.Mul(mean, op.number(window.size / divisor_override))
+    if tuple(counted_pads) == window.pads:
+        return mean
+    return op.Div(mean, op.coverage(x, window, counted_pads))
+
+
+average_pool = Operator("AveragePool", torch_form, onnx_form)

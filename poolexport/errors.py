@@ -1,0 +1,63 @@
+"""Everything that poolexport raises on purpose.
+
+    PoolExportError
+    ├── InputError            what was given cannot be used                     (exit code 2)
+    │   ├── ModeError         a module is in training mode
+    │   ├── RandomnessError   the answer would differ from run to run
+    │   ├── OutputError       the target cannot be written
+    │   └── MissingExtraError an optional package is not installed
+    ├── ExportError           torch could not turn the model into a graph       (exit code 2)
+    └── ParityError           the file does not compute what the model computes (exit code 1)
+
+Messages say what is wrong, where (the dotted path of the module, or the node), what was found and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from poolexport.pipeline.verify import Verdict
+
+
+class PoolExportError(Exception):
+    """Base of all errors below."""
+
+    exit_code = 2
+
+
+class InputError(PoolExportError, ValueError):
+    """What was given cannot be used."""
+
+
+class ModeError(InputError):
+    """A module is in training mode."""
+
+
+class RandomnessError(InputError):
+    """The answer would differ from run to run."""
+
+
+class OutputError(InputError):
+    """The target cannot be written."""
+
+
+class MissingExtraError(InputError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}; install it with: pip install 'poolexport[{extra}]'")
+
+
+class ExportError(PoolExportError):
+    """torch could not turn the model into a graph."""
+
+
+class ParityError(PoolExportError):
+    """The file does not compute what the model computes; ``verdict`` holds every check that was made."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, verdict: Verdict) -> None:
+        super().__init__(message)
+        self.verdict = verdict

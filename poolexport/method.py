@@ -1,0 +1,137 @@
+"""What a method is: plain frozen data that feeds tests, tables, the command line and benchmarks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from poolexport_ops import Operator
+
+Reference = Callable[..., Any]
+Stress = Literal["huge", "tiny", "infinite", "nan"]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method was published: title, authors, year, and an identifier a reader can look up."""
+
+    title: str
+    authors: str
+    year: int
+    link: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration of a layer on one input shape.
+
+    Args:
+        name: short and unique within the method.
+        options: constructor arguments.
+        shape: (N, C, *spatial) of the input; its rank picks the layer.
+        state: buffers or parameters to set after construction, as a trained layer would hold them.
+        float32_rtol: a wider bound on the error against the reference than the tolerance table's ...
+        why: ... and the reason for it.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] = (2, 3, 9, 11)
+    state: Mapping[str, Any] = field(default_factory=dict)
+    float32_rtol: float | None = None
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        if self.float32_rtol is not None and not self.why:
+            raise ValueError(f"case {self.name!r} widens a tolerance without saying why")
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape) - 2
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a layer refuses, with the error it answers; ``shape`` is None where the constructor refuses."""
+
+    options: Mapping[str, Any]
+    error: type[Exception]
+    message: str
+    shape: tuple[int, ...] | None = None
+    rank: int = 2
+
+
+@dataclass(frozen=True)
+class Method:
+    """A pooling method of the literature, complete.
+
+    Args:
+        layers: the torch layers, one per number of spatial axes.
+        summary: the method in one sentence.
+        paper: where it was published.
+        reference: ``(x, **options, **state) -> array`` in float64, independent of the layer.
+        training: the training rule in a few words.
+        inference: the inference rule in a few words.
+        operators: the ``poolexport`` operators an export may leave; none for standard operators only.
+        cases: configurations to test; the first is the one that demonstrations use.
+        limits: what is refused.
+        random: whether two training passes over one input differ.
+        notes: known divergences between sources or runtimes, a sentence each.
+    """
+
+    layers: tuple[type[nn.Module], ...]
+    summary: str
+    paper: Paper
+    reference: Reference
+    training: str
+    inference: str
+    operators: tuple[Operator, ...]
+    cases: tuple[Case, ...]
+    limits: tuple[Limit, ...]
+    random: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The literature's short name: the name of the file the method is written in."""
+        return self.layers[0].__module__.rpartition(".")[2]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Numbers of spatial axes there are layers for."""
+        return tuple(int(layer.__name__[-2]) for layer in self.layers)
+
+    def layer(self, rank: int) -> type[nn.Module]:
+        """The layer for inputs with ``rank`` spatial axes."""
+        return self.layers[self.ranks.index(rank)]
+
+    def build(self, case: Case, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """The layer of a case, holding the case's state, in eval mode."""
+        layer = self.layer(case.rank)(**case.options)
+        with torch.no_grad():
+            for name, value in case.state.items():
+                target = layer.get_parameter(name) if name in dict(layer.named_parameters()) else layer.get_buffer(name)
+                target.copy_(torch.as_tensor(value))
+        return layer.to(dtype).eval()
+
+    def truth(self, case: Case, x: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What the reference answers, as a tuple of arrays."""
+        state = {name: np.asarray(value, dtype=np.float64) for name, value in case.state.items()}
+        answer = self.reference(x.astype(np.float64), **case.options, **state)
+        return answer if isinstance(answer, tuple) else (answer,)
+
+    def inference_rule(self, layer: nn.Module) -> str:
+        """The fixed rule a layer of this method follows in ``eval()``."""
+        rule = getattr(layer, "inference", None)
+        return f"{rule}: {self.inference}" if rule else self.inference
+
+
+def options_of(layer: type[nn.Module]) -> Sequence[str]:
+    """Names of the constructor arguments of a layer."""
+    return [name for name in inspect.signature(layer).parameters if name != "self"]

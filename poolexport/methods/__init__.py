@@ -1,0 +1,1 @@
+"""One pooling method a file; a new file is a new method."""

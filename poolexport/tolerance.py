@@ -1,0 +1,109 @@
+"""How close is close enough: the one place where bounds are set.
+
+Truth is the model in float64. A runtime result is right where it is as close to the truth as torch is in the same
+precision, within a factor, because both round differently and neither is privileged. A floor in units of the last place
+keeps that bound from being 0 where torch happens to be exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+#: A result may be this many times farther from the truth than torch in the same precision ...
+FACTOR = 4.0
+#: ... plus this many units of rounding (of the data type, at the scale of the whole answer).
+FLOOR_ULPS = 16.0
+
+#: Bounds on one layer against its float64 reference, relative to each element and to the scale of the answer.
+REFERENCE_RTOL = {"float64": 1e-12, "float32": 1e-5, "float16": 4 * 2.0**-10}
+REFERENCE_ATOL = {"float64": 1e-14, "float32": 1e-6, "float16": 4 * 2.0**-24}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One output compared.
+
+    Args:
+        passed: whether the result is right.
+        error: largest distance of the result from the truth.
+        peer_error: largest distance of torch, in the same precision, from the truth.
+        bound: the distance that was allowed.
+        scale: largest finite magnitude of the truth.
+        reason: why it failed; empty where it passed.
+    """
+
+    passed: bool
+    error: float
+    peer_error: float
+    bound: float
+    scale: float
+    reason: str = ""
+
+
+def judge(
+    result: np.ndarray,
+    peer: np.ndarray,
+    truth: np.ndarray,
+    *,
+    factor: float = FACTOR,
+    floor_ulps: float = FLOOR_ULPS,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> Judgement:
+    """Judge ``result`` by ``truth``, as leniently as ``peer`` (torch in the same precision) makes necessary.
+
+    Maps of NaN, +inf and -inf must be those of the truth or, element by element, those of the peer. Integers must be
+    equal. User-set ``rtol`` and ``atol`` replace the derived bound by ``atol + rtol * scale``.
+    """
+    if result.shape != peer.shape:
+        return _failed(f"shape {result.shape} instead of {peer.shape}")
+    if result.dtype != peer.dtype:
+        return _failed(f"type {result.dtype} instead of {peer.dtype}")
+    if not np.issubdtype(peer.dtype, np.floating):
+        wrong = int(np.count_nonzero(result != peer))
+        return Judgement(wrong == 0, float(wrong), 0.0, 0.0, 0.0, f"{wrong} integers differ" if wrong else "")
+
+    truth = truth.astype(np.float64)
+    kinds = _kind(result)
+    stray = (kinds != _kind(truth)) & (kinds != _kind(peer))
+    finite = np.isfinite(result) & np.isfinite(truth)
+    scale = _largest(truth[np.isfinite(truth)])
+    error = _largest(result[finite].astype(np.float64) - truth[finite])
+    comparable = np.isfinite(peer) & np.isfinite(truth)
+    peer_error = _largest(peer[comparable].astype(np.float64) - truth[comparable])
+    if rtol is None and atol is None:
+        bound = factor * peer_error + floor_ulps * _rounding(peer.dtype, scale)
+    else:
+        bound = (atol or 0.0) + (rtol or 0.0) * scale
+    if stray.any():
+        where = tuple(int(i) for i in np.argwhere(stray)[0])
+        reason = (
+            f"{int(stray.sum())} of {stray.size} values are NaN or infinite where they should not be, or the "
+            f"reverse: at {where} got {result[where]}, torch {peer[where]}, truth {truth[where]}"
+        )
+    elif error > bound:
+        reason = f"error {error:.3g} exceeds {bound:.3g} (torch itself: {peer_error:.3g})"
+    else:
+        reason = ""
+    return Judgement(not reason, error, peer_error, bound, scale, reason)
+
+
+def _failed(reason: str) -> Judgement:
+    return Judgement(False, float("inf"), 0.0, 0.0, 0.0, reason)
+
+
+def _kind(x: np.ndarray) -> np.ndarray:
+    """0 for finite values, 1 for +inf, -1 for -inf, 2 for NaN."""
+    return np.where(np.isnan(x), 2, np.where(np.isinf(x), np.sign(x), 0)).astype(np.int8)
+
+
+def _largest(x: np.ndarray) -> float:
+    return float(np.abs(x).max()) if x.size else 0.0
+
+
+def _rounding(dtype: np.dtype, scale: float) -> float:
+    """Size of one unit in the last place at ``scale``; never below the smallest number of the type."""
+    info = np.finfo(dtype)
+    return max(float(info.eps) * scale, float(info.smallest_subnormal))
