@@ -1,0 +1,56 @@
+"""Export any trained CNN with any pooling layer to ONNX, prove that the numbers are the same, and run it.
+
+>>> import poolexport
+>>> "softpool" in poolexport.methods()
+True
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from poolexport import nn as nn
+    from poolexport.api import export as export
+    from poolexport.api import verify as verify
+    from poolexport.bundle import Bundle as Bundle
+    from poolexport.catalog import methods as methods
+    from poolexport.errors import ExportError as ExportError
+    from poolexport.errors import InputError as InputError
+    from poolexport.errors import ParityError as ParityError
+    from poolexport.errors import PoolExportError as PoolExportError
+    from poolexport.pipeline.verify import Verdict as Verdict
+    from poolexport.runtime import session as session
+
+__version__ = "0.1.0"
+
+#: Where each public name lives. It is loaded on first use, so that opening a session does not import torch.
+_HOMES = {
+    "Bundle": "poolexport.bundle",
+    "ExportError": "poolexport.errors",
+    "InputError": "poolexport.errors",
+    "ParityError": "poolexport.errors",
+    "PoolExportError": "poolexport.errors",
+    "Verdict": "poolexport.pipeline.verify",
+    "export": "poolexport.api",
+    "methods": "poolexport.catalog",
+    "nn": "poolexport.nn",
+    "session": "poolexport.runtime",
+    "verify": "poolexport.api",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'poolexport' has no attribute {name!r}")
+    home = importlib.import_module(_HOMES[name])
+    value = home if name == "nn" else getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
 from poolexport.methods._layers import WindowLayer, require_choice
-from poolexport.reference import each_window, output_shape
+
 from poolexport_ops._window import Ints
 from poolexport_ops.softmax_pool import softmax_pool
 

@@ -1,0 +1,171 @@
+"""The public calls, each a walk through the pipeline."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from poolexport.bundle import METADATA_KEY, Bundle, Manifest, model_path
+from poolexport.errors import InputError
+from poolexport.pipeline import export as export_stage
+from poolexport.pipeline import lower as lower_stage
+from poolexport.pipeline import optimise as optimise_stage
+from poolexport.pipeline import package as package_stage
+from poolexport.pipeline import prepare as prepare_stage
+from poolexport.pipeline import verify as verify_stage
+from poolexport.pipeline.prepare import DynamicShapes
+from poolexport.pipeline.verify import Progress, Verdict
+from poolexport.tolerance import FACTOR
+
+
+def export(
+    model: nn.Module,
+    args: Tensor | Sequence[Tensor],
+    path: str | os.PathLike[str],
+    *,
+    dynamic_shapes: DynamicShapes = None,
+    opset: int | None = None,
+    portable: bool = False,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    verify: bool = True,
+    factor: float = FACTOR,
+    rtol: float | None = None,
+    atol: float | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Export a trained model to ONNX, prove that the numbers are the same, and write it to disk.
+
+    Args:
+        model: in eval mode; neither it nor any random state is changed.
+        args: one example input, or a sequence of them, on the CPU.
+        path: a folder to create, or a single file where it ends in ``.onnx``.
+        dynamic_shapes: names of the axes that may change, ``{0: "N", 2: "H", 3: "W"}`` for a model of one input, or
+            any form ``torch.onnx.export`` takes.
+        opset: version of the standard operators, 18 to 23; 20 by default.
+        portable: write standard operators only, for runtimes that do not know model-local functions.
+        input_names, output_names: names in the file; those of ``forward`` and ``output`` by default.
+        verify: switched off, the file says UNVERIFIED.
+        factor: how many times farther from the float64 truth than torch the file may be.
+        rtol, atol: replace that rule by ``error <= atol + rtol * scale``.
+        force: replace what an earlier export left at ``path``.
+        progress: called with (stage, done, total).
+
+    Returns:
+        The bundle: its path, its .onnx file and its manifest.
+
+    Raises:
+        InputError: something given cannot be used, with what to do about it.
+        ExportError: torch cannot turn the model into a graph.
+        ParityError: the answers differ; no file is left behind.
+
+    Example:
+        >>> import tempfile, torch, poolexport
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), poolexport.nn.SoftPool2d(2)).eval()
+        >>> folder = tempfile.mkdtemp()
+        >>> bundle = poolexport.export(
+        ...     model, torch.randn(1, 3, 32, 32), f"{folder}/net", dynamic_shapes={0: "N", 2: "H", 3: "W"}
+        ... )
+        >>> bundle.manifest.verdict
+        'PASS'
+    """
+    report = progress or (lambda *_: None)
+    target = Path(path)
+    package_stage.require_free(target, force=force)
+    report("prepare", 0, 1)
+    prepared = prepare_stage.prepare(
+        model, args, dynamic_shapes=dynamic_shapes, opset=opset, input_names=input_names, output_names=output_names
+    )
+    report("export", 0, 1)
+    graph = export_stage.export(prepared)
+    report("lower", 0, 1)
+    graph = optimise_stage.optimise(lower_stage.lower(graph, portable=portable))
+    verdict = None
+    if verify:
+        content = ir.to_proto(graph).SerializeToString()
+        verdict = verify_stage.verify(
+            content, model, prepared.args, factor=factor, rtol=rtol, atol=atol, progress=progress
+        )
+    report("package", 0, 1)
+    return package_stage.package(graph, prepared, verdict, target, portable=portable, force=force)
+
+
+def verify(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    args: Tensor | Sequence[Tensor] | None = None,
+    *,
+    factor: float = FACTOR,
+    rtol: float | None = None,
+    atol: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Compare a saved file with the model it was made from, on sizes and values the export never saw.
+
+    Args:
+        path: a bundle or an .onnx file.
+        model: the original, in eval mode; it is left as it is.
+        args: example inputs; needed only for files that poolexport did not write.
+        factor, rtol, atol, seed, progress: see ``export``; the same seed gives the same verdict.
+
+    Returns:
+        The verdict, with every check that was made.
+
+    Raises:
+        InputError: the file cannot be read, or does not belong to the model.
+        ParityError: the answers differ; the error holds the verdict.
+
+    Example:
+        >>> import tempfile, torch, poolexport
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), poolexport.nn.MaxPool2d(2)).eval()
+        >>> bundle = poolexport.export(model, torch.randn(2, 3, 16, 16), tempfile.mkdtemp() + "/net.onnx")
+        >>> poolexport.verify(bundle.path, model).passed
+        True
+    """
+    if args is None:
+        examples: Sequence[Tensor] = _examples(path)
+    else:
+        examples = (args,) if isinstance(args, Tensor) else tuple(args)
+    return verify_stage.verify(
+        path, model, examples, factor=factor, rtol=rtol, atol=atol, seed=seed, progress=progress
+    )
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
+    """What a file says about itself, or None where poolexport did not write it.
+
+    Raises:
+        InputError: there is no such file, or it is not an ONNX model.
+    """
+    text = _load(path).metadata_props.get(METADATA_KEY)
+    return Manifest.from_json(text) if text else None
+
+
+def _load(path: str | os.PathLike[str]) -> ir.Model:
+    file = model_path(path)
+    try:
+        return ir.load(file)
+    except Exception as error:
+        raise InputError(f"{file} is not an ONNX model: {str(error).strip().splitlines()[0]}") from error
+
+
+def _examples(path: str | os.PathLike[str]) -> tuple[Tensor, ...]:
+    """Inputs of the shapes the file was traced with."""
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise InputError(f"{path} does not say which shapes it was traced with; give example inputs")
+    generator = torch.Generator().manual_seed(0)
+    examples = []
+    for port, shape in zip(manifest.inputs, manifest.example_shapes):
+        dtype = {"FLOAT": torch.float32, "DOUBLE": torch.float64, "FLOAT16": torch.float16}.get(port.dtype)
+        if dtype is None:
+            raise InputError(f"input {port.name!r} holds {port.dtype}; give example inputs, they cannot be made up")
+        examples.append(torch.randn(shape, generator=generator).to(dtype))
+    return tuple(examples)

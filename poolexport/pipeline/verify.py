@@ -1,0 +1,260 @@
+"""Stage 5: does the file compute what the model computes?
+
+The original model is the standard, on inputs the export never saw: other sizes, other batches, values that break
+careless code. The same model in float64 is the truth; the file passes where it is as close to it as torch is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+from poolexport import stress
+from poolexport.errors import InputError, ParityError
+from poolexport.pipeline._state import buffers_kept, random_states_kept, tensors_of
+from poolexport.pipeline.prepare import require_eval, require_repeatable, run
+from poolexport.runtime import Source, session
+from poolexport.tolerance import FACTOR, Judgement, judge
+
+#: How far the lengths of dynamic axes move away from the traced ones: larger, odd, smaller.
+STEPS = (1, 2, 5, -1)
+BATCHES = (1, 3)
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One input tried: which values, at which shapes, and how every output was judged."""
+
+    values: str
+    shapes: tuple[tuple[int, ...], ...]
+    judgements: tuple[Judgement, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(judgement.passed for judgement in self.judgements)
+
+    @property
+    def relative_error(self) -> float:
+        return max((j.error / j.scale if j.scale else j.error for j in self.judgements), default=0.0)
+
+    @property
+    def reason(self) -> str:
+        shapes = ", ".join("x".join(map(str, shape)) for shape in self.shapes)
+        reasons = "; ".join(j.reason for j in self.judgements if j.reason)
+        return f"{self.values} values at {shapes}: {reasons}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Every check that was made.
+
+    Args:
+        checks: the inputs tried.
+        skipped: shapes that the model itself refuses, with its reason.
+        truth: "float64", or "float32" where the model cannot run in float64.
+    """
+
+    checks: tuple[Check, ...]
+    skipped: tuple[str, ...] = ()
+    truth: str = "float64"
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    @property
+    def word(self) -> str:
+        return "PASS" if self.passed else "FAIL"
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
+    @property
+    def worst_error(self) -> float:
+        """Largest error against the truth, relative to the scale of its output."""
+        return max((check.relative_error for check in self.checks), default=0.0)
+
+
+def verify(
+    path: Source,
+    model: nn.Module,
+    example: Sequence[Tensor],
+    *,
+    factor: float = FACTOR,
+    rtol: float | None = None,
+    atol: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Compare a file with the model it was made from.
+
+    Args:
+        path: a bundle, an .onnx file, or its bytes.
+        model: the original, in eval mode; its buffers and the random states are left as they are.
+        example: one input per graph input, of the traced shapes.
+        factor: how many times farther from the truth than torch the file may be.
+        rtol, atol: replace that rule by ``error <= atol + rtol * scale``.
+        seed: of the values tried; the same seed gives the same verdict.
+        progress: called with (stage, done, total).
+
+    Raises:
+        InputError: the file and the model do not belong together.
+        ParityError: the answers differ; the error holds the verdict.
+    """
+    require_eval(model)
+    runtime = session(path)
+    ports = runtime.get_inputs()
+    _require_same_inputs(ports, example)
+    with buffers_kept(model), random_states_kept(seed):
+        require_repeatable(model, example)
+        precise = _in_float64(model, example)
+        plan = list(_inputs(ports, example, seed))
+        checks, skipped = [], []
+        for done, (values, inputs) in enumerate(plan):
+            if progress is not None:
+                progress("verify", done, len(plan))
+            try:
+                peers = [t.numpy() for t in tensors_of(run(model, inputs))]
+            except InputError as error:
+                skipped.append(str(error))
+                continue
+            truths = [t.numpy() for t in tensors_of(run(precise, _double(inputs)))] if precise else peers
+            judgements = _compare(runtime, ports, inputs, peers, truths, factor=factor, rtol=rtol, atol=atol)
+            checks.append(Check(values, tuple(tuple(x.shape) for x in inputs), judgements))
+    if progress is not None:
+        progress("verify", len(plan), len(plan))
+    verdict = Verdict(tuple(checks), tuple(skipped), "float64" if precise else "float32")
+    _require_unseen(verdict, ports, example)
+    if not verdict.passed:
+        failures = verdict.failures
+        raise ParityError(
+            f"the file does not compute what the model computes: {len(failures)} of {len(checks)} checks failed; "
+            f"first {failures[0].reason}",
+            verdict,
+        )
+    return verdict
+
+
+def _compare(
+    runtime: ort.InferenceSession,
+    ports: Sequence[ort.NodeArg],
+    inputs: Sequence[Tensor],
+    peers: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    **bounds: float | None,
+) -> tuple[Judgement, ...]:
+    feed = {port.name: x.numpy() for port, x in zip(ports, inputs)}
+    try:
+        results = runtime.run(None, feed)
+    except Exception as error:
+        reason = f"onnxruntime failed: {str(error).strip().splitlines()[0]}"
+        return (Judgement(False, float("inf"), 0.0, 0.0, 0.0, reason),)
+    if len(results) != len(peers):
+        reason = f"the file has {len(results)} outputs, the model {len(peers)}"
+        return (Judgement(False, float("inf"), 0.0, 0.0, 0.0, reason),)
+    return tuple(judge(r, p, t, **bounds) for r, p, t in zip(results, peers, truths))  # type: ignore[arg-type]
+
+
+def _inputs(
+    ports: Sequence[ort.NodeArg], example: Sequence[Tensor], seed: int
+) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
+    """The example, then every regime of values at the traced shapes, then normal values at unseen shapes."""
+    yield "example", tuple(example)
+    traced = {dim: x.shape[i] for port, x in zip(ports, example) for i, dim in _dynamic(port)}
+    for regime in stress.REGIMES:
+        yield regime, tuple(_draw(regime, x, x.shape, seed) for x in example)
+    for lengths in _unseen(traced, {dim for port in ports for i, dim in _dynamic(port) if i == 0}):
+        shapes = [
+            tuple(lengths.get(dim, x.shape[i]) if isinstance(dim, str) else x.shape[i] for i, dim in enumerate(port.shape))
+            for port, x in zip(ports, example)
+        ]
+        for regime in ("normal", "ties"):
+            yield regime, tuple(_draw(regime, x, shape, seed + 1) for x, shape in zip(example, shapes))
+
+
+def _dynamic(port: ort.NodeArg) -> list[tuple[int, str]]:
+    return [(i, dim) for i, dim in enumerate(port.shape) if isinstance(dim, str)]
+
+
+def _unseen(traced: Mapping[str, int], batches: set[str]) -> Iterator[dict[str, int]]:
+    """Lengths of the dynamic axes that differ from the traced ones, each axis alone and all together."""
+    sizes = {dim: n for dim, n in traced.items() if dim not in batches}
+    for dim in batches & traced.keys():
+        for batch in BATCHES:
+            if batch != traced[dim]:
+                yield {dim: batch}
+    for step in STEPS:
+        for turn, dim in enumerate(sizes):
+            yield {dim: max(1, sizes[dim] + step * (turn + 1))}
+    if len(traced) > 1:
+        for step in STEPS:
+            moved = {dim: max(1, n + step * (turn + 1)) for turn, (dim, n) in enumerate(sizes.items())}
+            yield moved | {dim: 1 + step % 4 for dim in batches & traced.keys()}
+
+
+def _draw(regime: str, like: Tensor, shape: Sequence[int], seed: int) -> Tensor:
+    """Values of a regime; an input of integers keeps the example's values, repeated to the shape."""
+    if like.is_floating_point():
+        dtype = torch.empty(0, dtype=like.dtype).numpy().dtype
+        return torch.from_numpy(stress.draw(regime, tuple(shape), dtype, seed))
+    index = [torch.arange(n) % like.shape[axis] for axis, n in enumerate(shape)]
+    return like[torch.meshgrid(*index, indexing="ij")] if index else like
+
+
+def _in_float64(model: nn.Module, example: Sequence[Tensor]) -> nn.Module | None:
+    """The model in float64, or None where it cannot run so."""
+    try:
+        precise = copy.deepcopy(model).double()
+        run(precise, _double(example))
+    except Exception:
+        return None
+    return precise
+
+
+def _double(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(x.double() if x.is_floating_point() else x for x in inputs)
+
+
+def _require_same_inputs(ports: Sequence[ort.NodeArg], example: Sequence[Tensor]) -> None:
+    if len(ports) != len(example):
+        names = [port.name for port in ports]
+        raise InputError(f"the file has {len(ports)} inputs {names}, but {len(example)} examples were given")
+    for port, x in zip(ports, example):
+        fixed = [(i, n) for i, n in enumerate(port.shape) if isinstance(n, int)]
+        if len(port.shape) != x.dim() or any(x.shape[i] != n for i, n in fixed):
+            raise InputError(f"input {port.name!r} of the file has shape {port.shape}, the example {list(x.shape)}")
+        expected = ONNX_TYPES.get(x.dtype)
+        if port.type != expected:
+            raise InputError(f"input {port.name!r} of the file is {port.type}, the example {expected or x.dtype}")
+
+
+ONNX_TYPES = {
+    torch.float32: "tensor(float)",
+    torch.float64: "tensor(double)",
+    torch.float16: "tensor(float16)",
+    torch.bfloat16: "tensor(bfloat16)",
+    torch.int64: "tensor(int64)",
+    torch.int32: "tensor(int32)",
+    torch.int16: "tensor(int16)",
+    torch.int8: "tensor(int8)",
+    torch.uint8: "tensor(uint8)",
+    torch.bool: "tensor(bool)",
+}
+
+
+def _require_unseen(verdict: Verdict, ports: Sequence[ort.NodeArg], example: Sequence[Tensor]) -> None:
+    """Every axis that is called dynamic must have been tried at a length the trace never saw."""
+    for position, (port, x) in enumerate(zip(ports, example)):
+        for axis, dim in _dynamic(port):
+            if not any(check.shapes[position][axis] != x.shape[axis] for check in verdict.checks):
+                reason = verdict.skipped[0] if verdict.skipped else "no other length was tried"
+                raise InputError(f"axis {dim} of input {port.name!r} is dynamic in name only: {reason}")

@@ -1,0 +1,56 @@
+"""One way to open a model: a bundle, an .onnx file, or the bytes of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import onnxruntime as ort
+
+from poolexport.bundle import model_path
+from poolexport.errors import InputError
+
+Source: TypeAlias = "str | os.PathLike[str] | bytes"
+
+
+def session(
+    path: Source,
+    *,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    options: ort.SessionOptions | None = None,
+) -> ort.InferenceSession:
+    """An onnxruntime session on an exported model.
+
+    Args:
+        path: a bundle folder, an .onnx file, or the bytes of a model.
+        threads: threads one operator may use; onnxruntime's own choice by default.
+        providers: execution providers in order of preference; the CPU by default.
+        options: session options to start from; they are not changed where ``threads`` is None.
+
+    Returns:
+        An ``onnxruntime.InferenceSession``; ``session.run(None, {name: array})`` returns the list of outputs.
+
+    Raises:
+        InputError: there is no such file, or onnxruntime cannot load it.
+
+    Example:
+        >>> import poolexport
+        >>> poolexport.session("missing.onnx")
+        Traceback (most recent call last):
+            ...
+        poolexport.errors.InputError: there is no model at missing.onnx
+    """
+    options = options or ort.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if options.log_severity_level < 3:
+        options.log_severity_level = 3
+    source = path if isinstance(path, bytes) else os.fspath(model_path(path))
+    try:
+        return ort.InferenceSession(source, options, providers=list(providers or ["CPUExecutionProvider"]))
+    except Exception as error:
+        name = "the model" if isinstance(path, bytes) else os.fspath(path)
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"onnxruntime {ort.__version__} cannot load {name}: {reason}") from error
