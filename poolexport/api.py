@@ -133,9 +133,7 @@ def verify(
         examples: Sequence[Tensor] = _examples(path)
     else:
         examples = (args,) if isinstance(args, Tensor) else tuple(args)
-    return verify_stage.verify(
-        path, model, examples, factor=factor, rtol=rtol, atol=atol, seed=seed, progress=progress
-    )
+    return verify_stage.verify(path, model, examples, factor=factor, rtol=rtol, atol=atol, seed=seed, progress=progress)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:

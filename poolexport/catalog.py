@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import cache
 from types import MappingProxyType
 
 from torch import nn
 
-from poolexport import methods as _methods
 from poolexport.method import Method
+from poolexport.methods import find
 
 
-@cache
 def methods() -> MappingProxyType[str, Method]:
     """Every pooling method by name.
 
-    >>> from poolexport import methods
-    >>> methods()["softpool"].layer(2).__name__
+    >>> import poolexport
+    >>> poolexport.methods()["softpool"].layer(2).__name__
     'SoftPool2d'
     """
-    found = {}
-    for module in pkgutil.iter_modules(_methods.__path__):
-        if not module.name.startswith("_"):
-            found[module.name] = importlib.import_module(f"{_methods.__name__}.{module.name}").METHOD
-    return MappingProxyType(found)
+    return find()
 
 
 @cache

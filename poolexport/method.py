@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch import nn
 from poolexport_ops import Operator
 
 Reference = Callable[..., Any]
-Stress = Literal["huge", "tiny", "infinite", "nan"]
 
 
 @dataclass(frozen=True)
@@ -113,16 +112,13 @@ class Method:
 
     def build(self, case: Case, dtype: torch.dtype = torch.float32) -> nn.Module:
         """The layer of a case, holding the case's state, in eval mode."""
-        layer = self.layer(case.rank)(**case.options)
-        with torch.no_grad():
-            for name, value in case.state.items():
-                target = layer.get_parameter(name) if name in dict(layer.named_parameters()) else layer.get_buffer(name)
-                target.copy_(torch.as_tensor(value))
-        return layer.to(dtype).eval()
+        layer = self.layer(case.rank)(**case.options).to(dtype)
+        layer.load_state_dict({**layer.state_dict(), **_state(case, dtype)})
+        return layer.eval()
 
-    def truth(self, case: Case, x: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What the reference answers, as a tuple of arrays."""
-        state = {name: np.asarray(value, dtype=np.float64) for name, value in case.state.items()}
+    def truth(self, case: Case, x: np.ndarray, dtype: torch.dtype = torch.float32) -> tuple[np.ndarray, ...]:
+        """What the reference answers to ``x`` for a layer whose state is held in ``dtype``."""
+        state = {name: value.double().numpy() for name, value in _state(case, dtype).items()}
         answer = self.reference(x.astype(np.float64), **case.options, **state)
         return answer if isinstance(answer, tuple) else (answer,)
 
@@ -132,6 +128,11 @@ class Method:
         return f"{rule}: {self.inference}" if rule else self.inference
 
 
-def options_of(layer: type[nn.Module]) -> Sequence[str]:
+def _state(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    tensors = {name: torch.as_tensor(value) for name, value in case.state.items()}
+    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def options_of(layer: type[nn.Module]) -> tuple[str, ...]:
     """Names of the constructor arguments of a layer."""
-    return [name for name in inspect.signature(layer).parameters if name != "self"]
+    return tuple(inspect.signature(layer).parameters)

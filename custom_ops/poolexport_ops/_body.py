@@ -104,7 +104,8 @@ class Body:
 
     def mean(self, x: ir.Value, window: Window) -> ir.Value:
         """Mean of every window over all its cells, pads counted as zeros."""
-        if self.dtype == ir.DataType.DOUBLE:  # ORT's CPU provider has no AveragePool for float64
+        # AveragePool has no float64 kernel in onnxruntime, and no dilations before opset 19.
+        if self.dtype == ir.DataType.DOUBLE or any(d > 1 for d in window.dilations):
             total = self.reduce(x, window, 0.0, "Sum")
             return self.Div(total, self.number(window.size))
         return self.AveragePool(

@@ -51,9 +51,7 @@ class Window:
         dilations: Sequence[int] | None = None,
     ) -> Window:
         """A window from the attributes of an operator call."""
-        return cls(
-            tuple(kernel_shape), tuple(strides), tuple(pads), tuple(dilations or [1] * len(kernel_shape))
-        )
+        return cls(tuple(kernel_shape), tuple(strides), tuple(pads), tuple(dilations or [1] * len(kernel_shape)))
 
     @classmethod
     def from_torch(
@@ -79,11 +77,8 @@ class Window:
         for p, e in zip(begin, extent):
             if p > e // 2:
                 raise ValueError(f"padding must be at most half of the kernel's extent ({e // 2}), got {p}")
-        if ceil_mode:
-            end = tuple(min(e - 1, p + s - 1) for e, p, s in zip(extent, begin, step))
-        else:
-            end = begin
-        return cls(kernel, step, begin + end, gap)
+        ceiling = tuple(min(e - 1, p + s - 1) for e, p, s in zip(extent, begin, step))
+        return cls(kernel, step, begin + (ceiling if ceil_mode else begin), gap)
 
     @property
     def rank(self) -> int:
@@ -122,8 +117,7 @@ class Window:
     def output_lengths(self, lengths: Sequence[int]) -> tuple[int, ...]:
         """Output length of every axis: ``floor((n + begin + end - extent) / stride) + 1``; sizes may be symbolic."""
         return tuple(
-            (n + b + q - e) // s + 1
-            for n, b, q, e, s in zip(lengths, self.begin, self.end, self.extent, self.strides)
+            (n + b + q - e) // s + 1 for n, b, q, e, s in zip(lengths, self.begin, self.end, self.extent, self.strides)
         )
 
     def require_fit(self, lengths: Sequence[int]) -> None:
@@ -147,7 +141,9 @@ class Window:
         windows = self.pad(x, pad_value)
         for axis, (e, s) in enumerate(zip(self.extent, self.strides)):
             windows = windows.unfold(2 + axis, e, s)
-        windows = windows[(..., *(slice(None, None, d) for d in self.dilations))]
+        for axis, d in enumerate(self.dilations):
+            if d > 1:
+                windows = windows[(..., slice(None, None, d), *[slice(None)] * (self.rank - 1 - axis))]
         return windows.flatten(-self.rank)
 
     def taps(self, axis: int) -> Iterator[tuple[int, int | None]]:

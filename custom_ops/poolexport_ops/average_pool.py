@@ -27,6 +27,7 @@ def torch_form(
     kernel_shape: Sequence[int],
     strides: Sequence[int],
     pads: Sequence[int],
+    dilations: Sequence[int],
     counted_pads: Sequence[int],
     divisor_override: int = 0,
 ) -> Tensor:
@@ -34,25 +35,30 @@ def torch_form(
 
     Args:
         x: (N, C, *spatial) with 1, 2 or 3 spatial axes.
-        kernel_shape, strides, pads: the window, in cells; pads are begin..., then end....
+        kernel_shape, strides, pads, dilations: the window, in cells; pads are begin..., then end....
         counted_pads: how many of the pads of each side count in the divisor.
         divisor_override: the divisor of every window; 0 for the number of counted cells.
 
     Returns:
-        (N, C, *output), ``output = floor((n + begin + end - kernel) / stride) + 1``.
+        (N, C, *output), ``output = floor((n + begin + end - dilation (kernel - 1) - 1) / stride) + 1``.
     """
-    window = Window.of(kernel_shape, strides, pads)
+    window = Window.of(kernel_shape, strides, pads, dilations)
     window.require_fit(x.shape[2:])
-    pool = POOLS[window.rank]
-    mean = pool(window.pad(x, 0.0), window.kernel_shape, window.strides)
+    mean = _mean(x, window)
     if divisor_override:
         return mean * (window.size / divisor_override)
     if tuple(counted_pads) == window.pads:
         return mean
-    ones = x.new_ones(1, 1, *x.shape[2:])
-    counted = Window.of(kernel_shape, strides, counted_pads).pad(ones, 1.0)
-    rest = Window.of(kernel_shape, strides, [p - c for p, c in zip(pads, counted_pads)])
-    return mean / pool(rest.pad(counted, 0.0), window.kernel_shape, window.strides)
+    ones = Window.of(kernel_shape, strides, counted_pads).pad(x.new_ones(1, 1, *x.shape[2:]), 1.0)
+    rest = Window.of(kernel_shape, strides, [p - c for p, c in zip(pads, counted_pads)], dilations)
+    return mean / _mean(ones, rest)
+
+
+def _mean(x: Tensor, window: Window) -> Tensor:
+    """Mean of every window over all its cells, pads counted as zeros."""
+    if any(d > 1 for d in window.dilations):
+        return window.cells(x, 0.0).mean(-1)
+    return POOLS[window.rank](window.pad(x, 0.0), window.kernel_shape, window.strides)
 
 
 def onnx_form(
@@ -62,10 +68,11 @@ def onnx_form(
     kernel_shape: Sequence[int],
     strides: Sequence[int],
     pads: Sequence[int],
+    dilations: Sequence[int],
     counted_pads: Sequence[int],
     divisor_override: int,
 ) -> ir.Value:
-    window = Window.of(kernel_shape, strides, pads)
+    window = Window.of(kernel_shape, strides, pads, dilations)
     mean = op.mean(x, window)
     if divisor_override:
         return op.Mul(mean, op.number(window.size / divisor_override))

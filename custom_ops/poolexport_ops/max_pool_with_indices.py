@@ -47,7 +47,9 @@ def torch_form(
     window = Window.of(kernel_shape, strides, pads, dilations)
     window.require_fit(x.shape[2:])
     pool = POOLS[window.rank]
-    values, found = pool(window.pad(x, -float("inf")), window.kernel_shape, window.strides, 0, window.dilations)
+    values, found = pool(
+        window.pad(x, -float("inf")), window.kernel_shape, window.strides, [0] * window.rank, window.dilations
+    )
     if not window.padded:
         return values, found
     padded = [n + b + q for n, b, q in zip(x.shape[2:], window.begin, window.end)]
@@ -78,19 +80,16 @@ def onnx_form(
     ramp = op.Range(op.constant(np.array(0)), count, op.constant(np.array(1)))
     plane = op.Reshape(ramp, op.Concat(op.ints(1, 1), lengths, axis=0))
     positions = _int_cells(op, plane, window)
-    best, best_position = None, None
-    for cell, position in zip(op.cells(x, window, -float("inf")), positions):
+    cells = op.cells(x, window, -float("inf"))
+    best, best_position = cells[0], positions[0]
+    for cell, position in zip(cells[1:], positions[1:]):
         real = op.GreaterOrEqual(position, op.constant(np.array(0)))
-        if best is None:
-            best, best_position = cell, position
-            continue
         better = op.Or(op.Greater(cell, best), op.IsNaN(cell))
         first_real = op.And(real, op.Less(best_position, op.constant(np.array(0))))
         take = op.Or(better, first_real)
         best = op.Where(take, cell, best)
         best_position = op.Where(take, position, best_position)
-    shape = op.Shape(best)
-    return best, op.Expand(best_position, shape)
+    return best, op.Expand(best_position, op.Shape(best))
 
 
 def _int_cells(op: Body, plane: ir.Value, window: Window) -> list[ir.Value]:
@@ -104,6 +103,4 @@ def _int_cells(op: Body, plane: ir.Value, window: Window) -> list[ir.Value]:
     return cells
 
 
-max_pool_with_indices = Operator(
-    "MaxPoolWithIndices", torch_form, onnx_form, outputs=(None, torch.int64)
-)
+max_pool_with_indices = Operator("MaxPoolWithIndices", torch_form, onnx_form, outputs=(None, torch.int64))

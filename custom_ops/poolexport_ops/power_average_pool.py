@@ -26,6 +26,7 @@ def torch_form(
     kernel_shape: Sequence[int],
     strides: Sequence[int],
     pads: Sequence[int],
+    dilations: Sequence[int],
     p: float,
     signed: bool = False,
 ) -> Tensor:
@@ -33,14 +34,14 @@ def torch_form(
 
     Args:
         x: (N, C, *spatial) with 1, 2 or 3 spatial axes.
-        kernel_shape, strides, pads: the window, in cells; padded cells do not count.
+        kernel_shape, strides, pads, dilations: the window, in cells; padded cells do not count.
         p: the order of the norm, any real number but 0, or an infinity.
         signed: take powers of the cells themselves, not of their magnitudes: NaN wherever a real root does not exist.
 
     Returns:
-        (N, C, *output), ``output = floor((n + begin + end - kernel) / stride) + 1``.
+        (N, C, *output), ``output = floor((n + begin + end - dilation (kernel - 1) - 1) / stride) + 1``.
     """
-    window = Window.of(kernel_shape, strides, pads)
+    window = Window.of(kernel_shape, strides, pads, dilations)
     window.require_fit(x.shape[2:])
     sign = 1.0 if p > 0 else -1.0
     magnitude = sign * window.cells(sign * x.abs(), -math.inf).amax(-1, keepdim=True)
@@ -78,10 +79,11 @@ def onnx_form(
     kernel_shape: Sequence[int],
     strides: Sequence[int],
     pads: Sequence[int],
+    dilations: Sequence[int],
     p: float,
     signed: bool,
 ) -> ir.Value:
-    window = Window.of(kernel_shape, strides, pads)
+    window = Window.of(kernel_shape, strides, pads, dilations)
     magnitudes = op.Abs(x)
     if p > 0:
         magnitude = op.reduce(magnitudes, window, -math.inf, "Max")
@@ -103,6 +105,8 @@ def onnx_form(
 
 
 def _power_node(op: Body, x: ir.Value, p: float) -> ir.Value:
+    if abs(p) == 0.5:  # a square root, as in torch: pow would answer inf for -inf
+        return op.Sqrt(x) if p > 0 else op.Reciprocal(op.Sqrt(x))
     return op.Mul(x, x) if p == 2 else x if p == 1 else op.Pow(x, op.number(p))
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import onnx_ir as ir
-import torch
 from torch import Tensor
 
 from poolexport_ops._body import Body, total
@@ -28,18 +27,19 @@ def torch_form(
     kernel_shape: Sequence[int],
     strides: Sequence[int],
     pads: Sequence[int],
+    dilations: Sequence[int],
 ) -> Tensor:
     """Mean of every window of ``x`` weighted by ``weights``.
 
     Args:
         x: (N, C, *spatial) with 1, 2 or 3 spatial axes.
         weights: (N, C, *spatial), or (N, 1, *spatial) for weights shared by all channels.
-        kernel_shape, strides, pads: the window, in cells; padded cells carry no weight.
+        kernel_shape, strides, pads, dilations: the window, in cells; padded cells carry no weight.
 
     Returns:
-        (N, C, *output), ``output = floor((n + begin + end - kernel) / stride) + 1``.
+        (N, C, *output), ``output = floor((n + begin + end - dilation (kernel - 1) - 1) / stride) + 1``.
     """
-    window = Window.of(kernel_shape, strides, pads)
+    window = Window.of(kernel_shape, strides, pads, dilations)
     window.require_fit(x.shape[2:])
     cells = window.cells(weights, 0.0)
     largest = cells.abs().amax(-1, keepdim=True).detach()
@@ -58,8 +58,9 @@ def onnx_form(
     kernel_shape: Sequence[int],
     strides: Sequence[int],
     pads: Sequence[int],
+    dilations: Sequence[int],
 ) -> ir.Value:
-    window = Window.of(kernel_shape, strides, pads)
+    window = Window.of(kernel_shape, strides, pads, dilations)
     zero, one = op.number(0.0), op.number(1.0)
     largest = op.reduce(op.Abs(weights), window, 0.0, "Max")
     scale = op.Where(op.Equal(largest, zero), one, largest)

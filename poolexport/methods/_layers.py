@@ -50,3 +50,8 @@ def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise a ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def counted_pads(window: Window, count_include_pad: bool) -> list[int]:
+    """The pads that count in an average's divisor: torch counts its own padding, never what hangs over beyond it."""
+    return list(window.begin) * 2 if count_include_pad else [0] * len(window.pads)

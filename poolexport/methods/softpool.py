@@ -1,7 +1,7 @@
 """SoftPool: the mean of every window, weighted by the softmax of its own cells.
 
-    w_i = exp(x_i) / sum(exp(x_j))      over the window, channel by channel
-    y = sum(w_i x_i)
+    w_i = exp(x_i) / (exp(x_1) + ... + exp(x_m))      over the window, channel by channel
+    y = w_1 x_1 + ... + w_m x_m
 
 Training and inference are the same; there is nothing to learn.
 """
@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
 from poolexport.methods._layers import WindowLayer, require_choice
-
+from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport_ops._window import Ints
 from poolexport_ops.softmax_pool import softmax_pool
 
@@ -87,3 +88,73 @@ class SoftPool2d(_SoftPool):
 
 class SoftPool3d(_SoftPool):
     rank = 3
+
+
+def reference(
+    x: ArrayLike,
+    kernel_size: PerAxis = 2,
+    stride: PerAxis | None = None,
+    padding: PerAxis = 0,
+    ceil_mode: bool = False,
+    channel_weights: str = "per_channel",
+    clamp_negative: bool = False,
+) -> Floats:
+    """SoftPool, slowly, in float64; `clamp_negative` raises negative results to 0.
+
+    A cell of weight 0, as -inf has, adds nothing. A window of nothing but -inf, or with +inf or NaN, is NaN.
+    "summed" looks at all channels at once: one +inf or NaN spoils every channel, and a cell of -inf whose
+    place has weight through another channel gives -inf.
+    """
+    if channel_weights not in ("per_channel", "summed"):
+        raise ValueError(f"unknown channel_weights {channel_weights!r}")
+    x = np.asarray(x, dtype=np.float64)
+    window = (kernel_size, stride, padding, 1, ceil_mode)
+    y = np.empty(x.shape[:2] + output_shape(x.shape[2:], *window))
+    for index, cells, _, _ in each_window(x, *window):
+        weights = _weights(cells, shared=channel_weights == "summed")
+        # Never 0 * -inf; NaN weights must stay, so compare with 0 and not with what is above it.
+        y[(..., *index)] = exact_sum(weights * np.where(weights == 0, 0.0, cells))
+    return np.maximum(y, 0.0) if clamp_negative else y
+
+
+def _weights(cells: Floats, shared: bool) -> Floats:
+    """Return the weight of each cell, (N, C, m), or (N, 1, m) where the channels share it."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        if shared:
+            shifted = np.exp(cells - cells.max(axis=(1, 2), keepdims=True))
+            shifted = exact_sum(np.moveaxis(shifted, 1, -1))[:, None, :]
+        else:
+            shifted = np.exp(cells - cells.max(axis=-1, keepdims=True))
+        return shifted / exact_sum(shifted)[..., None]
+
+
+METHOD = Method(
+    (SoftPool1d, SoftPool2d, SoftPool3d),
+    summary="The mean of every window, weighted by the softmax of its own cells.",
+    paper=Paper(
+        "Refining activation downsampling with SoftPool", "Stergiou, Poppe, Kalliatakis", 2021, "arXiv:2101.00440"
+    ),
+    reference=reference,
+    training="softmax-weighted mean",
+    inference="softmax-weighted mean",
+    operators=(softmax_pool,),
+    cases=(
+        Case("2x2", {"kernel_size": 2}),
+        Case("overlapping", {"kernel_size": 3, "stride": 2, "padding": 1}),
+        Case("ceil", {"kernel_size": 3, "stride": 2, "ceil_mode": True}, shape=(1, 2, 8, 10)),
+        Case("stride-1", {"kernel_size": (3, 2), "stride": 1}),
+        Case("summed", {"kernel_size": 2, "channel_weights": "summed"}),
+        Case("official-cpu", {"kernel_size": 2, "channel_weights": "summed", "clamp_negative": True}),
+        Case("1d", {"kernel_size": 3, "stride": 2}, shape=(2, 3, 11)),
+        Case("3d", {"kernel_size": 2, "ceil_mode": True}, shape=(1, 2, 5, 6, 7)),
+    ),
+    limits=(
+        Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
+        Limit({"channel_weights": "mean"}, ValueError, "channel_weights must be one of"),
+        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9)),
+    ),
+    notes=(
+        "The authors' CPU path is another function: channel_weights='summed', clamp_negative=True.",
+        "A window of nothing but -inf, or with +inf, is NaN; the authors' CUDA kernel answers 0 there.",
+    ),
+)

@@ -14,16 +14,16 @@ from torch import nn
 @contextmanager
 def random_states_kept(seed: int | None = None) -> Iterator[None]:
     """Restore the random states of Python, numpy and torch on leaving; inside, start from ``seed``."""
-    python, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    python, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         if seed is not None:
             random.seed(seed)
-            np.random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
             torch.default_generator.manual_seed(seed)
         yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
         torch.set_rng_state(torch_state)
 
 
@@ -42,7 +42,11 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) if a.is_floating_point() else torch.equal(a, b)
+    return (
+        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+        if a.is_floating_point()
+        else torch.equal(a, b)
+    )
 
 
 def tensors_of(output: object) -> list[torch.Tensor]:

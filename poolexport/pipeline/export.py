@@ -33,7 +33,7 @@ def export(prepared: Prepared) -> ir.Model:
         ExportError: torch cannot export the model, or an axis cannot be dynamic.
         RandomnessError: the graph holds a random operator.
     """
-    shapes = tuple({axis: torch.export.Dim.DYNAMIC for axis in named} or None for named in prepared.axes)
+    shapes = tuple(dict.fromkeys(named, torch.export.Dim.DYNAMIC) or None for named in prepared.axes)
     with _quiet(), random_states_kept(), torch.no_grad():
         try:
             program = torch.onnx.export(
@@ -96,9 +96,10 @@ def _name_axes(model: ir.Model, prepared: Prepared) -> None:
     names: dict[str, str] = {}
     for value, named in zip(model.graph.inputs, prepared.axes):
         for axis, name in named.items():
-            symbol = value.shape[axis].value if value.shape is not None else None
+            dim = value.shape[axis] if value.shape is not None else None
+            symbol = getattr(dim, "value", None)
             if not isinstance(symbol, str):
-                raise ExportError(f"axis {axis} ({name}) of input {value.name!r} came out fixed at length {symbol}")
+                raise ExportError(f"axis {axis} ({name}) of input {value.name!r} came out fixed at length {dim}")
             if names.setdefault(symbol, name) != name:
                 raise ExportError(f"the model makes {name} equal to {names[symbol]}; give both axes the same name")
     pattern = re.compile(r"[A-Za-z_]\w*")

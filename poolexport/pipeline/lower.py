@@ -23,7 +23,9 @@ def lower(model: ir.Model, *, portable: bool = False) -> ir.Model:
             continue
         operator = operators().get(node.op_type)
         if operator is None:
-            raise ExportError(f"{module_path(node) or 'the model'} calls {DOMAIN}::{node.op_type}, which does not exist")
+            raise ExportError(
+                f"{module_path(node) or 'the model'} calls {DOMAIN}::{node.op_type}, which does not exist"
+            )
         key = (
             node.op_type,
             tuple(value.dtype if value is not None else None for value in node.inputs),

@@ -53,7 +53,7 @@ def package(
             _move(staging / MODEL, target)
             return Bundle(target, target, manifest)
         sample = _sample(staging / MODEL, prepared.args, prepared.input_names, prepared.output_names)
-        np.savez(staging / SAMPLE, **sample)
+        np.savez(staging / SAMPLE, allow_pickle=False, **sample)
         text = manifest.to_json(sha256={MODEL: sha256(staging / MODEL), SAMPLE: sha256(staging / SAMPLE)})
         (staging / MANIFEST).write_text(text + "\n")
         _move(staging, target)
@@ -131,7 +131,9 @@ def _beside(target: Path) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
         yield staging
     except OSError as error:
-        raise OutputError(f"{target} could not be written: {error.strerror or error}; nothing was left behind") from error
+        raise OutputError(
+            f"{target} could not be written: {error.strerror or error}; nothing was left behind"
+        ) from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)

@@ -156,7 +156,9 @@ def run(model: nn.Module, args: Sequence[Tensor]) -> Any:
     except InputError:
         raise
     except Exception as error:
-        where = f"{entered[-1]} ({type(model.get_submodule(entered[-1])).__name__})" if any(entered[-1:]) else "the model"
+        where = (
+            f"{entered[-1]} ({type(model.get_submodule(entered[-1])).__name__})" if any(entered[-1:]) else "the model"
+        )
         shapes = ", ".join("x".join(map(str, x.shape)) for x in args)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{where} failed on an input of shape {shapes}: {reason}") from error
@@ -237,9 +239,7 @@ def _input_names(model: nn.Module, args: Sequence[Tensor], given: Sequence[str] 
     return tuple(parameters[: len(args)])
 
 
-def _axes(
-    names: Sequence[str], args: Sequence[Tensor], dynamic_shapes: DynamicShapes
-) -> tuple[Mapping[int, str], ...]:
+def _axes(names: Sequence[str], args: Sequence[Tensor], dynamic_shapes: DynamicShapes) -> tuple[Mapping[int, str], ...]:
     """The dynamic axes of every input, from any of the forms that torch.onnx.export takes."""
     if dynamic_shapes is None:
         return tuple({} for _ in args)
@@ -259,7 +259,9 @@ def _axes(
         named = {axis: label for axis, label in named.items() if label}
         outside = [axis for axis in named if not 0 <= axis < x.dim()]
         if outside:
-            raise InputError(f"input {name!r} has {x.dim()} axes of shape {tuple(x.shape)}; there is no axis {outside[0]}")
+            raise InputError(
+                f"input {name!r} has {x.dim()} axes of shape {tuple(x.shape)}; there is no axis {outside[0]}"
+            )
         result.append(named)
     return tuple(result)
 

@@ -174,7 +174,9 @@ def _inputs(
         yield regime, tuple(_draw(regime, x, x.shape, seed) for x in example)
     for lengths in _unseen(traced, {dim for port in ports for i, dim in _dynamic(port) if i == 0}):
         shapes = [
-            tuple(lengths.get(dim, x.shape[i]) if isinstance(dim, str) else x.shape[i] for i, dim in enumerate(port.shape))
+            tuple(
+                lengths.get(dim, x.shape[i]) if isinstance(dim, str) else x.shape[i] for i, dim in enumerate(port.shape)
+            )
             for port, x in zip(ports, example)
         ]
         for regime in ("normal", "ties"):
@@ -198,7 +200,7 @@ def _unseen(traced: Mapping[str, int], batches: set[str]) -> Iterator[dict[str, 
     if len(traced) > 1:
         for step in STEPS:
             moved = {dim: max(1, n + step * (turn + 1)) for turn, (dim, n) in enumerate(sizes.items())}
-            yield moved | {dim: 1 + step % 4 for dim in batches & traced.keys()}
+            yield moved | dict.fromkeys(batches & traced.keys(), 1 + step % 4)
 
 
 def _draw(regime: str, like: Tensor, shape: Sequence[int], seed: int) -> Tensor:

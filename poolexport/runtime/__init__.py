@@ -1,5 +1,5 @@
 """Opening models with onnxruntime; no torch in here."""
 
-from poolexport.runtime.session import Source, session
+from poolexport.runtime.opening import Source, session
 
 __all__ = ["Source", "session"]

@@ -1,0 +1,196 @@
+"""Which network demonstrates which method, and the checkpoint that was trained for it.
+
+Everything is derived from the catalogue: the layer takes the options of the method's first two-dimensional case, and
+the kind of answer it gives says which hole it fills. What cannot be derived stands in the two tables below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load as read_tensors
+from torch import nn
+
+from poolexport import catalog
+from poolexport.errors import InputError
+from poolexport_models.compact import CompactCNN
+from poolexport_models.holes import Hole, hole_of
+from poolexport_models.residual import ResidualCNN
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+SUMS = "SHA256SUMS"
+#: The one entry of a checkpoint's metadata; a single entry, because the order of several is not fixed.
+METADATA_KEY = "poolexport"
+
+#: Methods whose papers put them into residual networks, and so does their checkpoint.
+RESIDUAL = frozenset({"s3pool", "softpool"})
+
+#: Options in place of those of the method's first case, each with its reason.
+OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the checkpoint of a method is made.
+
+    Args:
+        method: name in the catalogue.
+        network: which network.
+        hole: where the method's layer goes: "pool" or "head".
+        options: constructor arguments of the layer; the number of channels in them is replaced by that of the hole.
+        seed: of the weights, of the order of the images and of the layer's own draws.
+        epochs: passes over the training images.
+        settled: how many of them, at the end, a layer that is random in training spends under its inference rule, so
+            that the rest of the network learns what that rule answers.
+        batch: images per step.
+        rate: largest learning rate.
+    """
+
+    method: str
+    network: type[CompactCNN] | type[ResidualCNN]
+    hole: Hole
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    epochs: int = 15
+    settled: int = 5
+    batch: int = 64
+    rate: float = 0.02
+
+    def layer(self, channels: int) -> nn.Module:
+        """The method's layer for a number of channels."""
+        return layer_of(self.method, self.options, channels)
+
+    def build(self) -> nn.Module:
+        """The network with the layer in its hole, untrained; its weights depend on the seed alone."""
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(self.seed)
+            return self.network(**{self.hole: self.layer})
+
+    @property
+    def file(self) -> str:
+        """Name of the checkpoint in its folder."""
+        return f"{self.method}.safetensors"
+
+
+def layer_of(method: str, options: Mapping[str, Any], channels: int) -> nn.Module:
+    """The two-dimensional layer of a method; one that must know ``channels``, or is given them, gets the right number."""
+    layer = catalog.methods()[method].layer(2)
+    parameter = inspect.signature(layer).parameters.get("channels")
+    needed = "channels" in options or (parameter is not None and parameter.default is parameter.empty)
+    return layer(**{**options, **({"channels": channels} if needed else {})})
+
+
+@cache
+def recipes() -> Mapping[str, Recipe]:
+    """The recipe of every method that has a layer for images, by method name.
+
+    Example:
+        >>> recipes()["softpool"].network.__name__, recipes()["softpool"].hole
+        ('ResidualCNN', 'pool')
+    """
+    return MappingProxyType({name: _recipe(name) for name, method in catalog.methods().items() if 2 in method.ranks})
+
+
+def recipe(method: str) -> Recipe:
+    """The recipe of a method.
+
+    Raises:
+        InputError: there is no such method, or it has no layer for images.
+    """
+    try:
+        return recipes()[method]
+    except KeyError:
+        raise InputError(f"no network demonstrates {method!r}; there is one for {', '.join(sorted(recipes()))}") from None
+
+
+def _recipe(name: str) -> Recipe:
+    case = next(case for case in catalog.methods()[name].cases if case.rank == 2)
+    options = dict(OPTIONS.get(name, case.options))
+    return Recipe(
+        method=name,
+        network=ResidualCNN if name in RESIDUAL else CompactCNN,
+        hole=hole_of(layer_of(name, options, 3), 3),
+        options=MappingProxyType(options),
+    )
+
+
+def load(method: str, folder: Path = CHECKPOINTS) -> nn.Module:
+    """The trained network of a method, in eval mode.
+
+    Args:
+        method: name in the catalogue.
+        folder: where the checkpoints and their checksums are.
+
+    Raises:
+        InputError: there is no such checkpoint, or it is not the file that was trained.
+
+    Example:
+        >>> model = load("softpool")
+        >>> sum(parameter.numel() for parameter in model.parameters()) < 15_000
+        True
+    """
+    plan = recipe(method)
+    content = _read(plan, folder)
+    model = plan.build()
+    try:
+        model.load_state_dict(read_tensors(content), strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{plan.file} does not fit the recipe of {method!r}: {reason}; {_remake(method)}") from error
+    return model.eval()
+
+
+def metadata(method: str, folder: Path = CHECKPOINTS) -> Mapping[str, Any]:
+    """What a checkpoint says about its training: accuracy on the test images, recipe, versions.
+
+    Raises:
+        InputError: there is no such checkpoint.
+
+    Example:
+        >>> metadata("softpool")["images"]
+        450
+    """
+    file = folder / recipe(method).file
+    if not file.is_file():
+        raise InputError(f"there is no checkpoint {file.name}; {_remake(method)}")
+    with safe_open(file, framework="pt") as tensors:
+        return MappingProxyType(json.loads(tensors.metadata()[METADATA_KEY]))
+
+
+def checksums(folder: Path = CHECKPOINTS) -> Mapping[str, str]:
+    """SHA-256 of every checkpoint by file name, as written in ``SHA256SUMS``."""
+    file = folder / SUMS
+    if not file.is_file():
+        raise InputError(f"there is no {SUMS} beside the checkpoints; make it with: python -m poolexport_models.train")
+    lines = (line.split() for line in file.read_text().splitlines() if line.strip())
+    return MappingProxyType({name.lstrip("*"): digest for digest, name in lines})
+
+
+def _read(plan: Recipe, folder: Path) -> bytes:
+    """The bytes of a checkpoint, which are those that its checksum was taken of."""
+    file = folder / plan.file
+    expected = checksums(folder).get(plan.file)
+    if expected is None or not file.is_file():
+        raise InputError(f"there is no checkpoint {plan.file} with a checksum; {_remake(plan.method)}")
+    content = file.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise InputError(
+            f"{plan.file} is not the file that was trained: its SHA-256 is {found}, {SUMS} says {expected}; restore "
+            f"it, or {_remake(plan.method)}"
+        )
+    return content
+
+
+def _remake(method: str) -> str:
+    return f"make it with: python -m poolexport_models.train --only {method}"
