@@ -47,6 +47,7 @@ class Manifest:
         example_shapes: shapes the graph was traced with, one per input.
         verdict: "PASS", or "UNVERIFIED" where verification was switched off.
         checks: number of comparisons that were made.
+        skipped: number of inputs not compared because the model itself refuses them.
         worst_error: largest error against the float64 truth, relative to the scale of its output.
         versions: of the packages that made the file.
     """
@@ -60,6 +61,7 @@ class Manifest:
     example_shapes: tuple[tuple[int, ...], ...]
     verdict: str
     checks: int
+    skipped: int
     worst_error: float
     versions: Mapping[str, str] = field(default_factory=dict)
 

@@ -89,9 +89,10 @@ class Operator:
         kind = f"{DOMAIN}::{self.name}"
         if len(dtypes) == 1:
             return torch.onnx.ops.symbolic(kind, tensors, attributes, dtype=dtypes[0], shape=shape, version=VERSION)
-        return torch.onnx.ops.symbolic_multi_out(
+        nodes = torch.onnx.ops.symbolic_multi_out(
             kind, tensors, attributes, dtypes=dtypes, shapes=[shape] * len(dtypes), version=VERSION
         )
+        return tuple(nodes)
 
     def function(
         self, inputs: Sequence[ir.Value], attributes: Mapping[str, ir.Attr], *, opset: int, overload: str = ""

@@ -141,9 +141,8 @@ class Window:
         windows = self.pad(x, pad_value)
         for axis, (e, s) in enumerate(zip(self.extent, self.strides)):
             windows = windows.unfold(2 + axis, e, s)
-        for axis, d in enumerate(self.dilations):
-            if d > 1:
-                windows = windows[(..., slice(None, None, d), *[slice(None)] * (self.rank - 1 - axis))]
+        whole = [slice(None)] * (2 + self.rank)
+        windows = windows[tuple(whole + [slice(None, None, d) for d in self.dilations])]
         return windows.flatten(-self.rank)
 
     def taps(self, axis: int) -> Iterator[tuple[int, int | None]]:
@@ -159,7 +158,7 @@ class Window:
 
 def per_axis(name: str, value: Ints, rank: int, minimum: int) -> tuple[int, ...]:
     """``value`` as one int per spatial axis; a ValueError says what was expected and what was found."""
-    entries = (value,) * rank if isinstance(value, int) else tuple(value)
+    entries = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     kind = "a positive int" if minimum == 1 else "a non-negative int"
     if len(entries) != rank:
         raise ValueError(f"{name} must be {kind} or a tuple of {rank}, got {value!r}")

@@ -50,6 +50,4 @@ class CompactCNN(nn.Module):
 
 def convolution(inputs: int, outputs: int) -> nn.Sequential:
     """A 3 by 3 convolution that keeps H and W, batch normalisation, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from poolexport.errors import MissingExtraError
+from poolexport_models.extras import require
 
 #: Share of the digits that no training sees, and the seed that picks it.
 TEST_SHARE = 0.25
@@ -50,17 +50,12 @@ def digits() -> Digits:
         Alpaydin, Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998: the test
         part, as scikit-learn bundles it.
     """
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-    except ImportError as error:
-        raise MissingExtraError("scikit-learn", "demo", "reading the handwritten digits") from error
-    pixels, labels = load_digits(return_X_y=True)
+    purpose = "reading the handwritten digits"
+    pixels, labels = require("sklearn.datasets", purpose).load_digits(return_X_y=True)
+    split = require("sklearn.model_selection", purpose).train_test_split
     images = (pixels.reshape(-1, 1, 8, 8) / 16.0).repeat(2, axis=2).repeat(2, axis=3).astype(np.float32)
-    parts = train_test_split(
-        images, labels.astype(np.int64), test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=labels
-    )
-    train_images, test_images, train_labels, test_labels = (torch.from_numpy(part.copy()) for part in parts)
+    parts = split(images, labels.astype(np.int64), test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=labels)
+    train_images, test_images, train_labels, test_labels = map(torch.from_numpy, parts)
     return Digits(train_images, train_labels, test_images, test_labels)
 
 
@@ -75,7 +70,7 @@ def photograph(*, colour: bool = False) -> Tensor:
         (1, 1, 320, 320), or (1, 3, 320, 320) in colour.
 
     Raises:
-        MissingExtraError: scikit-learn or Pillow is not installed.
+        MissingExtraError: scikit-learn is not installed.
 
     Example:
         >>> photograph().shape
@@ -84,12 +79,7 @@ def photograph(*, colour: bool = False) -> Tensor:
     Source:
         "china.jpg" of scikit-learn; its brightness by ITU-R BT.601.
     """
-    try:
-        from sklearn.datasets import load_sample_image
-
-        pixels = load_sample_image("china.jpg")[CROP]
-    except ImportError as error:
-        raise MissingExtraError("scikit-learn", "demo", "reading the photograph") from error
+    pixels = require("sklearn.datasets", "reading the photograph").load_sample_image("china.jpg")[CROP]
     channels = torch.from_numpy(pixels.astype(np.float32) / 255.0).permute(2, 0, 1).unsqueeze(0)
     if colour:
         return channels.contiguous()

@@ -74,7 +74,7 @@ class Recipe:
         """The network with the layer in its hole, untrained; its weights depend on the seed alone."""
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(self.seed)
-            return self.network(**{self.hole: self.layer})
+            return self.network(pool=self.layer) if self.hole == "pool" else self.network(head=self.layer)
 
     @property
     def file(self) -> str:
@@ -83,7 +83,7 @@ class Recipe:
 
 
 def layer_of(method: str, options: Mapping[str, Any], channels: int) -> nn.Module:
-    """The two-dimensional layer of a method; one that must know ``channels``, or is given them, gets the right number."""
+    """The two-dimensional layer of a method; where it needs ``channels``, or is given them, it gets their number."""
     layer = catalog.methods()[method].layer(2)
     parameter = inspect.signature(layer).parameters.get("channels")
     needed = "channels" in options or (parameter is not None and parameter.default is parameter.empty)
@@ -110,7 +110,8 @@ def recipe(method: str) -> Recipe:
     try:
         return recipes()[method]
     except KeyError:
-        raise InputError(f"no network demonstrates {method!r}; there is one for {', '.join(sorted(recipes()))}") from None
+        known = ", ".join(sorted(recipes()))
+        raise InputError(f"no network demonstrates {method!r}; there is one for {known}") from None
 
 
 def _recipe(name: str) -> Recipe:

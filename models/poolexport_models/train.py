@@ -44,7 +44,7 @@ def train(plan: Recipe) -> nn.Module:
         optimiser = torch.optim.AdamW(model.parameters(), lr=plan.rate, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.rate, total_steps=max(steps, 1), pct_start=0.2)
         for epoch in range(plan.epochs):
-            if epoch == plan.epochs - plan.settled:
+            if epoch == max(0, plan.epochs - plan.settled):
                 _settle(model)
             for chosen in torch.randperm(len(data.train_labels)).split(plan.batch):
                 loss = F.cross_entropy(model(data.train_images[chosen]), data.train_labels[chosen])
@@ -112,7 +112,10 @@ def write_index(folder: Path = CHECKPOINTS, readme: Path | None = README) -> Non
 
 def table(folder: Path = CHECKPOINTS) -> str:
     """The checkpoints of a folder as a Markdown table."""
-    rows = ["| method | network | hole | layer options | parameters | kB | test accuracy |", "|---|---|---|---|--:|--:|--:|"]
+    rows = [
+        "| method | network | hole | layer options | parameters | kB | test accuracy |",
+        "|---|---|---|---|--:|--:|--:|",
+    ]
     for file in sorted(folder.glob("*.safetensors")):
         about = metadata(file.stem, folder)
         rows.append(
@@ -133,7 +136,7 @@ def with_table(text: str, table: str) -> str:
 
 
 def _spelled(options: Mapping[str, object]) -> str:
-    return ", ".join(f"`{name}={value!r}`" for name, value in options.items())
+    return ", ".join(f"`{name}={value!r}`" for name, value in options.items()) or "its defaults"
 
 
 @contextmanager

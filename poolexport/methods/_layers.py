@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from poolexport_ops import Window, require_rank
@@ -50,6 +51,11 @@ def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise a ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def widened(x: Tensor) -> Tensor:
+    """``x``, in float32 where it is half precision: a blend of several poolings is rounded once, at its end."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def counted_pads(window: Window, count_include_pad: bool) -> list[int]:

@@ -96,6 +96,7 @@ METHOD = Method(
     ),
     limits=(Limit({}, ValueError, "expects an input of shape", shape=(2, 3, 9)),),
     notes=(
+        "The mean of a plane without locations is NaN in torch and 0 in onnxruntime.",
         "Exported as ReduceMean: onnxruntime's GlobalAveragePool loses digits on long sums (2.7e-3 on 1024x1024 values "
         "near 1000) and has no float64 kernel.",
     ),

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import WindowLayer, counted_pads
+from poolexport.methods._layers import WindowLayer, counted_pads, widened
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport_ops._window import Ints
 from poolexport_ops.average_pool import average_pool
@@ -75,10 +75,11 @@ class _LearnedMixedPool(WindowLayer):
         self.require_rank(x)
         if self.channels is not None and x.shape[1] != self.channels:
             raise ValueError(f"the layer has {self.channels} channels, the input has {x.shape[1]}")
-        alpha = self.alpha.reshape(1, -1, *(1,) * self.rank)
-        maximum = max_pool(x, **self.window.onnx())
-        mean = average_pool(x, **self.window.onnx(), counted_pads=counted_pads(self.window, self.count_include_pad))
-        return alpha * maximum + (1 - alpha) * mean
+        alpha = widened(self.alpha).reshape(1, -1, *(1,) * self.rank)
+        wide = widened(x)
+        maximum = max_pool(wide, **self.window.onnx())
+        mean = average_pool(wide, **self.window.onnx(), counted_pads=counted_pads(self.window, self.count_include_pad))
+        return (alpha * maximum + (1 - alpha) * mean).to(x.dtype)
 
     def extra_options(self) -> dict[str, Any]:
         return {} if self.channels is None else {"channels": self.channels}

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import WindowLayer, counted_pads, require_choice
+from poolexport.methods._layers import WindowLayer, counted_pads, require_choice, widened
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport_ops._window import Ints
 from poolexport_ops.average_pool import average_pool
@@ -98,7 +98,8 @@ class _MixedPool(WindowLayer):
         if share == 0:
             return self._average(x)
         if share is not None:
-            return share * self._maximum(x) + (1 - share) * self._average(x)
+            wide = widened(x)
+            return (share * self._maximum(wide) + (1 - share) * self._average(wide)).to(x.dtype)
         # Choosing, not multiplying by 0 or 1: an infinity in the other branch must not become NaN.
         return torch.where(self._draw(x) if self.training else self._settled(x), self._maximum(x), self._average(x))
 

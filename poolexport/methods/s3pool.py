@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import require_choice
+from poolexport.methods._layers import require_choice, widened
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape, per_axis
 from poolexport_ops import Window, require_rank
 from poolexport_ops import per_axis as ints_per_axis
@@ -100,17 +100,18 @@ class _S3Pool(nn.Module):
         if self.training:
             return self._thin(m, lengths)
         if self.inference == "subsample":
-            return m[(..., *(slice(None, None, s) for s in self.stride))]
+            return m[tuple([slice(None)] * 2 + [slice(None, None, s) for s in self.stride])]
         if self.inference == "expectation":
+            expected = widened(m)
             for axis, n in enumerate(lengths):
-                m = self._expected(m, axis, n)
-            return m
+                expected = self._expected(expected, axis, n)
+            return expected.to(x.dtype)
         return average_pool(m, **self.lines.onnx(), counted_pads=[0] * 2 * self.rank)
 
     def _thin(self, m: Tensor, lengths: torch.Size) -> Tensor:
         """Keep random lines along every axis; ``lengths`` of the input, before step 1, set the number of grids."""
         for axis, n in enumerate(lengths):
-            g, keep = self._grid(axis, n)
+            g, keep = self._grid(axis, n, m.shape[2 + axis])
             starts = range(0, n // g * g, g)
             ends = [*starts[1:], m.shape[2 + axis]]
             kept = [
@@ -122,7 +123,7 @@ class _S3Pool(nn.Module):
 
     def _expected(self, m: Tensor, axis: int, n: int) -> Tensor:
         """The mean of ``_thin`` along one axis: every kept line is an order statistic of its grid."""
-        g, keep = self._grid(axis, n)
+        g, keep = self._grid(axis, n, m.shape[2 + axis])
         odds = torch.tensor(_kept_line_odds(g, keep), dtype=m.dtype, device=m.device)
         grids, length = n // g, m.shape[2 + axis]
         line = torch.arange(grids * keep, device=m.device)
@@ -138,12 +139,20 @@ class _S3Pool(nn.Module):
             y = y + torch.where(weight > 0, weight * m.index_select(2 + axis, source), 0.0)
         return y
 
-    def _grid(self, axis: int, n: int) -> tuple[int, int]:
-        """Lines per grid and lines kept of each."""
+    def _grid(self, axis: int, n: int, lines: int) -> tuple[int, int]:
+        """Lines per grid and lines kept of each, for an axis of length n of which step 1 leaves ``lines``."""
         g = self.grid_size[axis]
-        if not torch.compiler.is_compiling() and n < g:
-            raise ValueError(f"the grid does not fit: spatial axis {axis} has length {n}, grid_size is {g}")
-        return g, g // self.stride[axis]
+        keep = g // self.stride[axis]
+        if not torch.compiler.is_compiling():
+            if n < g:
+                raise ValueError(f"the grid does not fit: spatial axis {axis} has length {n}, grid_size is {g}")
+            left = lines - (n // g - 1) * g
+            if left < keep:
+                raise ValueError(
+                    f"the last grid of spatial axis {axis} has {left} lines left and must keep {keep}; "
+                    "use a smaller kernel_size or another grid_size"
+                )
+        return g, keep
 
     def extra_repr(self) -> str:
         return (
@@ -297,6 +306,12 @@ METHOD = Method(
         Limit({"align": "left"}, ValueError, "align must be one of"),
         Limit({"inference": "mean"}, ValueError, "inference must be one of"),
         Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9)),
+        Limit(
+            {"kernel_size": 3, "stride": 2, "inference": "expectation"},
+            ValueError,
+            "the last grid of spatial axis 0 has 0 lines left",
+            shape=(1, 1, 6, 9),
+        ),
         Limit({"grid_size": 8, "inference": "expectation"}, ValueError, "the grid does not fit", shape=(1, 1, 4, 9)),
     ),
     notes=(

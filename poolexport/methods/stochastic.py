@@ -149,7 +149,12 @@ METHOD = Method(
         Case("2x2", {"kernel_size": 2}),
         Case("paper", {"kernel_size": 3, "stride": 2}),
         Case("caffe", {"kernel_size": 3, "stride": 2, "ceil_mode": True}, shape=(1, 2, 8, 10)),
-        Case("raw", {"kernel_size": 2, "negative": "raw"}),
+        Case(
+            "raw",
+            {"kernel_size": 2, "negative": "raw"},
+            slack=1e3,
+            why="weights of both signs may cancel, which magnifies their rounding",
+        ),
         Case("overlapping", {"kernel_size": (3, 2), "stride": 1}, shape=(1, 2, 9, 11)),
         Case("1d", {"kernel_size": 3, "stride": 2}, shape=(2, 3, 11)),
         Case("3d", {"kernel_size": 2, "ceil_mode": True}, shape=(1, 2, 5, 6, 7)),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import onnx_ir as ir
 import torch
@@ -48,6 +49,8 @@ def export(prepared: Prepared) -> ir.Model:
                 verbose=False,
             )
         except Exception as error:
+            if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):
+                raise KeyboardInterrupt from error
             raise ExportError(_explain(error, prepared)) from error
     assert program is not None
     model = program.model
@@ -81,7 +84,8 @@ def require_no_randomness(model: ir.Model) -> None:
 def module_path(node: ir.Node) -> str:
     """Dotted path of the module that a node comes from; empty for the model itself."""
     scopes = re.findall(r"'([^']*)'", node.metadata_props.get(SCOPES, ""))
-    return scopes[-2] if len(scopes) > 1 else ""
+    # torch puts nodes that belong to no module into a scope of its own, with a leading underscore.
+    return scopes[-2] if len(scopes) > 1 and not scopes[-2].startswith("_") else ""
 
 
 def _random_dropout(node: ir.Node) -> bool:
@@ -120,17 +124,37 @@ def _name_axes(model: ir.Model, prepared: Prepared) -> None:
                 )
 
 
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and everything it was raised from, outermost first."""
+    causes: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in causes:
+        causes.append(current)
+        current = current.__cause__ or current.__context__
+    return causes
+
+
 def _explain(error: Exception, prepared: Prepared) -> str:
     """The one sentence of torch's report that a user can act on."""
-    causes = [error]
-    while causes[-1].__cause__ is not None or causes[-1].__context__ is not None:
-        causes.append(causes[-1].__cause__ or causes[-1].__context__)  # type: ignore[arg-type]
+    causes = _causes(error)
     text = "\n".join(str(cause) for cause in causes)
-    constant = re.search(r"L\['(?:args|x|\w+)'\][^\n]*?was inferred to be a constant \((\d+)\)", text)
-    if constant or "specialized" in text or "Constraints violated" in text:
-        axes = sorted({name for named in prepared.axes for name in named.values()})
-        detail = next((line.strip(" -") for line in text.splitlines() if "constant" in line or "specializ" in line), "")
-        return f"an axis of {axes} cannot be dynamic, because the model fixes its length: {detail}"
+    fixed = re.search(r"inferred a static shape of (\d+) for dimension \S*\['([^']+)'\]\.shape\[(\d+)\]", text)
+    if fixed:
+        length, name, axis = fixed.groups()
+        named = prepared.axes[prepared.input_names.index(name)] if name in prepared.input_names else {}
+        label = named.get(int(axis), axis)
+        return (
+            f"axis {label} (number {axis}) of input {name!r} cannot be dynamic: the model works only at its length of "
+            f"{length}; leave it out of dynamic_shapes"
+        )
+    branch = re.search(r"Could not (?:guard on|extract) [^(\n]*", text)
+    if branch:
+        place = re.search(r"Caused by: \(?([^)\n]+)", text)
+        return (
+            "the model decides by the values of a tensor, which a graph cannot follow"
+            + (f": {place[1].strip()}" if place else "")
+            + "; use torch.where, or decide by shapes"
+        )
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", text)
     if missing:
         return f"torch has no ONNX form for {missing[1]}; replace the layer that calls it"
@@ -141,14 +165,11 @@ def _explain(error: Exception, prepared: Prepared) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's own chatter away from the user; what matters comes back as an error."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "torch.fx")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        logging.disable(logging.CRITICAL)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels):
-                logger.setLevel(level)
+            logging.disable(disabled)

@@ -70,6 +70,8 @@ def require_free(target: Path, *, force: bool) -> None:
     if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
         raise OutputError(f"{target} is a folder that is not a bundle; it is not replaced")
     folder = target.absolute().parent
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file, not a folder; choose another path")
     if not folder.is_dir():
         raise OutputError(f"the folder {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK):
@@ -88,6 +90,7 @@ def describe(model: ir.Model, prepared: Prepared, verdict: Verdict | None, *, po
         example_shapes=tuple(tuple(x.shape) for x in prepared.args),
         verdict=verdict.word if verdict else "UNVERIFIED",
         checks=len(verdict.checks) if verdict else 0,
+        skipped=len(verdict.skipped) if verdict else 0,
         worst_error=verdict.worst_error if verdict else 0.0,
         versions={name: importlib.metadata.version(name) for name in MADE_WITH},
     )

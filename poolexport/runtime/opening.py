@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -53,4 +54,7 @@ def session(
     except Exception as error:
         name = "the model" if isinstance(path, bytes) else os.fspath(path)
         reason = str(error).strip().splitlines()[0]
+        missing = re.search(r"Could not find an implementation for (\w+)", reason)
+        if missing:
+            reason = f"it has no {missing[1]} for this data type; export the model in float32, or add a provider"
         raise InputError(f"onnxruntime {ort.__version__} cannot load {name}: {reason}") from error

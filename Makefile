@@ -1,0 +1,42 @@
+# Every target sets up what it needs in .venv; PYTHON picks the interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test check unit docs clean
+
+demo: $(VENV)/demo.done  ## export, verify and run every reference checkpoint; out/demo/index.html shows what happened
+	$(BIN)/poolexport demo --output out/demo --force
+
+test: check unit  ## linters, types, import contracts, then the whole suite
+
+check: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
+	$(BIN)/python docs/generate.py --check
+
+unit: $(VENV)/test.done
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --ledger
+
+docs: $(VENV)/test.done  ## rewrite the generated tables of README, custom_ops and docs
+	$(BIN)/python docs/generate.py
+
+# torch goes first and pinned: any other order may replace it by a build of several gigabytes.
+$(VENV)/torch.done: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	@touch $@
+
+$(VENV)/demo.done: $(VENV)/torch.done pyproject.toml
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/test.done: $(VENV)/torch.done pyproject.toml
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out build

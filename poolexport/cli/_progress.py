@@ -1,0 +1,45 @@
+"""A bar on stderr while something takes longer than a second; it leaves no trace."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+STAGES = {
+    "load": "loading the model",
+    "prepare": "judging the model",
+    "export": "tracing",
+    "lower": "writing operators",
+    "verify": "verifying",
+    "package": "writing to disk",
+}
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback ``(stage, done, total)``; what the user's code prints meanwhile goes to stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(file=sys.stderr)
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with contextlib.redirect_stdout(sys.stderr), bar:
+        task = bar.add_task(STAGES["load"], total=None)
+
+        def report(stage: str, done: int, total: int) -> None:
+            counted = total > 1
+            words = STAGES.get(stage, stage) + (f" {done} of {total}" if counted else "")
+            # a bar without a total pulses; update() cannot take a total back
+            bar.tasks[0].total = total if counted else None
+            bar.update(task, description=words, completed=done)
+
+        yield report

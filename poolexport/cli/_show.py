@@ -1,0 +1,171 @@
+"""How the verbs speak: tables for people, one JSON document for programs, one sentence for errors."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from poolexport.pipeline.verify import Verdict
+
+#: Columns of a table where nobody is looking at a terminal.
+WIDTH = 110
+
+COLOURS = {"PASS": "bold green", "FAIL": "bold red", "UNVERIFIED": "bold yellow"}
+
+
+def out(*parts: RenderableType) -> None:
+    """Print for people, on stdout."""
+    console = Console(highlight=False, markup=False, width=None if _has_width() else WIDTH)
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    # tables are padded to their width, which is of no use in a file
+    click.echo("\n".join(line.rstrip() for line in captured.get().split("\n")), nl=False)
+
+
+def document(value: Any) -> None:
+    """Print one JSON document on stdout; a number that JSON cannot hold becomes null."""
+    click.echo(json.dumps(plain(value), indent=2, allow_nan=False))
+
+
+def error(sentence: str) -> None:
+    """Print an error on stderr, on one line."""
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {one_line(sentence)}", err=True)
+
+
+def failure(raised: BaseException, sentence: str, code: int) -> dict[str, Any]:
+    """The JSON document of an error; where a verification failed, with every check."""
+    found = {"error": {"type": type(raised).__name__, "message": one_line(sentence), "exit_code": code}}
+    judged = getattr(raised, "verdict", None)
+    return found | (verdict(judged) if judged is not None else {})
+
+
+def verdict(value: Verdict) -> dict[str, Any]:
+    """A verdict and every check of it, as data."""
+    checks = [
+        {
+            "values": check.values,
+            "shapes": check.shapes,
+            "passed": check.passed,
+            "relative_error": check.relative_error,
+            "outputs": [asdict(judgement) for judgement in check.judgements],
+        }
+        for check in value.checks
+    ]
+    return {
+        "verdict": value.word,
+        "truth": value.truth,
+        "worst_error": value.worst_error,
+        "checks": checks,
+        "skipped": value.skipped,
+    }
+
+
+def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
+    """Two columns: what it is, what was found; a row without a label goes on with the one above."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, value in rows:
+        grid.add_row(label, value)
+    return grid
+
+
+def table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[RenderableType]],
+    *,
+    right: Sequence[str] = (),
+    whole: Sequence[str] = (),
+) -> Table:
+    """A table with a rule under its head; columns in ``right`` are flush right, those in ``whole`` are never folded."""
+    result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for header in headers:
+        result.add_column(
+            header, overflow="fold", justify="right" if header in right else "left", no_wrap=header in whole
+        )
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def word(text: str) -> Text:
+    """A verdict in its colour."""
+    return Text(text, style=COLOURS.get(text, ""))
+
+
+def shape(lengths: Sequence[int | str]) -> str:
+    """``1x3x32x32``, or ``Nx3xHxW``; a length that is an expression stands in brackets."""
+    texts = [str(length) for length in lengths]
+    return "x".join(text if text.isalnum() else f"({text})" for text in texts) or "scalar"
+
+
+def number(value: float) -> str:
+    """Three significant digits."""
+    return f"{value:.3g}"
+
+
+def dtype(name: str) -> str:
+    """``float32`` for what ONNX calls FLOAT."""
+    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean ...?"`` with the known names that look like ``name``, else all of them, else nothing."""
+    names = list(dict.fromkeys(known))
+    close = difflib.get_close_matches(name, names, 3, 0.6)
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; there is {listed(sorted(names), 8)}" if names else ""
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first few names and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks."""
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def plain(value: Any) -> Any:
+    """The value in terms of JSON."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(entry) for entry in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return value.__name__ if isinstance(value, type) else str(value)
+
+
+def _has_width() -> bool:
+    return sys.stdout.isatty() or "COLUMNS" in os.environ

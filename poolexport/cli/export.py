@@ -1,0 +1,148 @@
+"""``poolexport export``: from a model in a Python file to a proven ONNX file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import RenderableType
+
+from poolexport.cli import _inputs, _model, _progress, _show
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from poolexport.bundle import Bundle, Manifest
+
+FORMS = {
+    "function": "function: pooling as model-local functions made of standard operators",
+    "inlined": "inlined: standard operators only",
+}
+
+
+@click.command()
+@_model.argument
+@_model.weights_option
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    required=True,
+    metavar="[NAME=]SHAPE",
+    help="Shape, as in 1x3x32x32; once per input.",
+)
+@click.option("--dtype", type=click.Choice(["float32", "float16", "float64"]), default="float32", show_default=True)
+@click.option(
+    "--dynamic", metavar="AXES", help="Axes that may change, as in N,H,W; the letters are N,C,L, N,C,H,W or N,C,D,H,W."
+)
+@click.option("--opset", type=int, metavar="N", help="Version of the standard operators, 18 to 23; 20 by default.")
+@click.option("--portable", is_flag=True, help="Standard operators only, for runtimes without model-local functions.")
+@click.option("--no-verify", is_flag=True, help="Write the file without comparing it; it says UNVERIFIED.")
+@click.option("--force", is_flag=True, help="Replace an earlier export.")
+@click.option(
+    "-o",
+    "--out",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Folder to create, or a single file where it ends in .onnx; by default a folder named after FACTORY.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def export(
+    factory: str,
+    weights: Path | None,
+    inputs: tuple[str, ...],
+    dtype: str,
+    dynamic: str | None,
+    opset: int | None,
+    portable: bool,
+    no_verify: bool,
+    force: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Export a model to ONNX and prove that the numbers are the same.
+
+    MODULE is an importable module or a .py file. FACTORY is a torch.nn.Module in it, or a callable without arguments
+    that returns one. The model is put into eval mode; what it draws when it is made is the same at every call.
+
+    With several inputs, each --input may have the NAME of the argument of forward that it is for; other names are
+    given to the inputs in the file, in order.
+
+    \b
+    Example:
+      poolexport export net.py:build --weights net.safetensors --input 1x3x32x32 --dynamic N,H,W
+    """
+    shapes = _inputs.parse(inputs)
+    with _progress.progress() as progress:
+        import torch
+
+        from poolexport import api
+        from poolexport.pipeline.package import require_free
+
+        target = out if out is not None else Path(_model.split(factory)[1].rpartition(".")[2])
+        require_free(target, force=force)
+        loaded = _model.load(factory, weights)
+        model = loaded.model.to(getattr(torch, dtype))
+        shapes = _inputs.in_order(shapes, model)
+        bundle = api.export(
+            model,
+            _inputs.draw(shapes, [getattr(torch, dtype)] * len(shapes)),
+            target,
+            dynamic_shapes=_inputs.dynamic(dynamic, shapes),
+            opset=opset,
+            portable=portable,
+            input_names=[given.name for given in shapes] if shapes[0].name else None,
+            verify=not no_verify,
+            force=force,
+            progress=progress,
+        )
+    manifest = bundle.manifest
+    rules = pooling(model, manifest)
+    if as_json:
+        layers = [{"path": path, "layer": layer, "inference": rule} for path, layer, rule in rules]
+        facts = {"path": str(bundle.path), "model": str(bundle.model), "weights": loaded.weights, "pooling": layers}
+        _show.document({**facts, "verdict": manifest.verdict, "manifest": asdict(manifest)})
+        return
+    _show.out(_show.facts(summary(bundle, loaded.weights, rules)))
+    feed = ", ".join(f"{port.name!r}: {port.name}" for port in manifest.inputs)
+    _show.out("", f"run it in Python: poolexport.session({str(bundle.path)!r}).run(None, {{{feed}}})")
+
+
+def pooling(model: nn.Module, manifest: Manifest) -> list[tuple[str, str, str]]:
+    """Every pooling layer, ours and torch's: its dotted path, its class, and the rule it follows in the file."""
+    from poolexport.catalog import method_of
+
+    found = []
+    for path, module in model.named_modules():
+        method = method_of(module)
+        shown = path or "(the model itself)"
+        if method is not None:
+            found.append((shown, type(module).__name__, manifest.inference_rules.get(shown, method.inference)))
+        elif type(module).__module__ == "torch.nn.modules.pooling":
+            found.append((shown, f"nn.{type(module).__name__}", "torch's own"))
+    return found
+
+
+def summary(bundle: Bundle, weights: str, rules: list[tuple[str, str, str]]) -> list[tuple[str, RenderableType]]:
+    """What was written, in rows."""
+    manifest = bundle.manifest
+    axes = dict.fromkeys(length for port in manifest.inputs for length in port.shape if isinstance(length, str))
+    rows: list[tuple[str, RenderableType]] = [
+        ("file", f"{bundle.model} ({_show.size(bundle.model.stat().st_size)})"),
+        ("weights", weights),
+        ("opset", str(manifest.opset)),
+        ("form", FORMS[manifest.form]),
+    ]
+    for label, ports in (("input", manifest.inputs), ("output", manifest.outputs)):
+        rows += [(label, f"{port.name}  {_show.dtype(port.dtype)}  {_show.shape(port.shape)}") for port in ports]
+    rows.append(("dynamic axes", ", ".join(axes) or "none"))
+    for position, (path, layer, rule) in enumerate(rules):
+        rows.append(("" if position else "pooling", f"{path}  {layer}: {rule}"))
+    if not rules:
+        rows.append(("pooling", "no pooling layer"))
+    if manifest.checks:
+        rows.append(("checks", f"{manifest.checks}, worst relative error {_show.number(manifest.worst_error)}"))
+    rows.append(("verdict", _show.word(manifest.verdict)))
+    return rows

@@ -1,0 +1,149 @@
+"""``poolexport inspect``: what is in a file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import RenderableType
+from rich.text import Text
+
+from poolexport.cli import _graph, _show
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from poolexport.bundle import Manifest
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def inspect(path: Path, as_json: bool) -> None:
+    """Show what is in a file: inputs, pooling, what will run where.
+
+    PATH is a bundle or any .onnx file.
+
+    \b
+    Example:
+      poolexport inspect build
+    """
+    model = _graph.read(path)
+    found = facts(path, model, _graph.manifest(model))
+    if as_json:
+        _show.document(found)
+        return
+    _show.out(_show.facts(rows(found)))
+    if found["layers"]:
+        layers = [
+            (layer["path"], layer["method"], layer["inference"] or "not random in training")
+            for layer in found["layers"]
+        ]
+        _show.out("", _show.table(("pooling layer", "method", "inference rule"), layers))
+    if found["operators"]:
+        headers = ("operator", "attributes", "in", "count", "runs as")
+        _show.out("", _show.table(headers, [operator_row(o) for o in found["operators"]], right=("count",)))
+    else:
+        _show.out("", "no pooling operator in the graph")
+
+
+def facts(path: Path, model: ir.Model, manifest: Manifest | None) -> dict[str, Any]:
+    """Everything that is known about a file."""
+    from poolexport.bundle import model_path
+
+    file = model_path(path)
+    operators = _graph.operators(model)
+    bodies = any(function.domain == _graph.DOMAIN for function in model.functions.values())
+    layers = manifest.layers if manifest else {}
+    rules = manifest.inference_rules if manifest else {}
+    changed, untold = _graph.edited(path) if path.is_dir() else ([], "a single file carries no checksum")
+    return {
+        "path": str(path),
+        "model": str(file),
+        "bytes": file.stat().st_size,
+        "ir_version": model.ir_version,
+        "opsets": {domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
+        "producer": " ".join(filter(None, (model.producer_name, model.producer_version))),
+        "form": "function" if bodies else "inlined" if layers else "plain",
+        "inputs": [port(value) for value in model.graph.inputs],
+        "outputs": [port(value) for value in model.graph.outputs],
+        "layers": [{"path": at, "method": method, "inference": rules.get(at)} for at, method in layers.items()],
+        "operators": [
+            {
+                "operator": o.kind,
+                "attributes": dict(o.attributes),
+                "in": o.inside or None,
+                "count": o.count,
+                "runs": o.runs,
+                "random": o.random,
+            }
+            for o in operators
+        ],
+        "random": [o.kind for o in operators if o.random],
+        "intact": False if changed else None if untold else True,
+        "changed": changed,
+        "unchecked": untold or None,
+        "verdict": manifest.verdict if manifest else None,
+        "manifest": asdict(manifest) if manifest else None,
+    }
+
+
+def port(value: ir.Value) -> dict[str, Any]:
+    """An input or output: name, type, shape."""
+    return {"name": value.name, "dtype": _show.dtype(str(value.dtype)), "shape": _graph.lengths(value)}
+
+
+def rows(found: dict[str, Any]) -> list[tuple[str, RenderableType]]:
+    """The facts that fit on a line each."""
+    forms = {
+        "function": "function: pooling as model-local functions made of standard operators",
+        "inlined": "inlined: standard operators only",
+        "plain": "plain: no function bodies of poolexport's in it",
+    }
+    opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
+    result: list[tuple[str, RenderableType]] = [
+        ("file", f"{found['model']} ({_show.size(found['bytes'])})"),
+        ("made by", found["producer"] or "unknown"),
+        ("opset", f"{opsets} (IR version {found['ir_version']})"),
+        ("form", forms[found["form"]]),
+    ]
+    for label in ("inputs", "outputs"):
+        result += [(label[:-1], f"{p['name']}  {p['dtype']}  {_show.shape(p['shape'])}") for p in found[label]]
+    manifest = found["manifest"]
+    if manifest is None:
+        result.append(("verdict", "unknown: poolexport did not write this file"))
+    else:
+        told = f" ({manifest['checks']} checks, worst relative error {_show.number(manifest['worst_error'])})"
+        result.append(("verdict", _show.word(manifest["verdict"]).append(told if manifest["checks"] else "", style="")))
+    if found["intact"] is False:
+        edits = f"NO: {_show.listed(found['changed'])} changed after the export, so the verdict does not hold"
+        result.append(("as exported", Text(edits, style="bold red")))
+    else:
+        result.append(("as exported", "yes" if found["intact"] else f"unknown: {found['unchecked']}"))
+    if found["random"]:
+        drawn = f"{_show.listed(found['random'])}: the answer differs from run to run"
+        result.append(("random", Text(drawn, style="bold red")))
+    return result
+
+
+def operator_row(operator: dict[str, Any]) -> tuple[RenderableType, ...]:
+    """An operator as a line of the table."""
+    attributes = " ".join(attribute(*pair) for pair in operator["attributes"].items() if not is_default(*pair))
+    name = Text(operator["operator"], style="bold red" if operator["random"] else "")
+    runs = Text(operator["runs"], style="bold red" if operator["runs"] == _graph.NOTHING else "")
+    return (name, attributes, operator["in"] or "graph", str(operator["count"]), runs)
+
+
+def attribute(name: str, value: Any) -> str:
+    """``kernel_shape=2x2``."""
+    return f"{name}={'x'.join(map(str, value)) if isinstance(value, tuple) else value}"
+
+
+def is_default(name: str, value: Any) -> bool:
+    """Whether an attribute says nothing that a reader would not assume."""
+    lengths = {"pads": {0}, "dilations": {1}}.get(name)
+    if lengths is not None and isinstance(value, tuple):
+        return set(value) == lengths
+    return (name, value) in {("auto_pad", "NOTSET"), ("ceil_mode", 0), ("storage_order", 0), ("count_include_pad", 0)}

@@ -1,0 +1,119 @@
+"""``poolexport export`` on input that is right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+from cli.conftest import SMALL, Run
+
+from poolexport.bundle import Manifest
+
+
+def test_a_bundle_holds_model_manifest_and_sample(bundle: Path):
+    assert sorted(path.name for path in bundle.iterdir()) == ["manifest.json", "model.onnx", "sample.npz"]
+
+
+def test_dynamic_letters_become_axes(bundle: Path):
+    manifest = Manifest.from_json((bundle / "manifest.json").read_text())
+    assert manifest.inputs[0].shape == ("N", 3, "H", "W")
+
+
+def test_the_summary_says_what_was_made_and_proven(run: Run, tmp_path: Path):
+    result = run("export", *SMALL, "--input", "1x3x16x16", "--dynamic", "n,h", "-o", tmp_path / "net")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    for words in (
+        f"{tmp_path}/net/model.onnx",
+        "opset         20",
+        "function:",
+        "float32  Nx3xHx16",
+        "N, H",
+        "2  SoftPool2d:",
+        "3  nn.MaxPool2d",
+        "worst relative error",
+        "PASS",
+        "poolexport.session(",
+    ):
+        assert words in result.stdout
+
+
+def test_json_is_one_document_whatever_the_model_prints(run: Run, tmp_path: Path):
+    path = tmp_path / "net.onnx"
+    result = run("export", "nets:talkative", "--input", "1x3x16x16", "--dtype", "float16", "-o", path, "--json")
+    found = json.loads(result.stdout)
+    assert found["verdict"] == "PASS"
+    assert found["manifest"]["inputs"][0]["dtype"] == "FLOAT16"
+    assert [layer["layer"] for layer in found["pooling"]] == ["SoftPool2d", "nn.MaxPool2d"]
+    assert result.stderr == "building\n"
+
+
+def test_a_portable_file_has_no_functions_and_names_its_rule(run: Run, portable: Path):
+    manifest = json.loads(run("inspect", portable, "--json").stdout)
+    assert manifest["form"] == "inlined"
+    assert list(manifest["opsets"]) == ["ai.onnx"]
+    (layer,) = manifest["layers"]
+    assert layer["method"] == "stochastic"
+    assert layer["inference"]
+
+
+def test_inputs_are_given_to_the_arguments_they_name(run: Run, tmp_path: Path):
+    words = ("--input", "depth=1x1x16x16", "--input", "image=1x3x16x16", "--dynamic", "N", "--no-verify")
+    found = json.loads(run("export", "nets:Two", *words, "-o", tmp_path / "two.onnx", "--json").stdout)
+    shapes = {port["name"]: port["shape"] for port in found["manifest"]["inputs"]}
+    assert list(shapes) == ["image", "depth"]
+    assert shapes == {"image": ["N", 3, 16, 16], "depth": ["N", 1, 16, 16]}
+
+
+def test_other_names_are_names_for_the_file(run: Run, tmp_path: Path):
+    run("export", "nets:model", "--input", "picture=1x3x16x16", "--no-verify", "-o", tmp_path / "net.onnx")
+    (port,) = ort.InferenceSession(tmp_path / "net.onnx").get_inputs()
+    assert port.name == "picture"
+
+
+def test_without_verification_the_file_says_so(run: Run, tmp_path: Path):
+    result = run("export", "nets:model", "--input", "1x3x16x16", "--no-verify", "-o", tmp_path / "net")
+    assert "UNVERIFIED" in result.stdout
+    assert json.loads((tmp_path / "net" / "manifest.json").read_text())["verdict"] == "UNVERIFIED"
+
+
+def test_the_folder_is_named_after_the_factory_and_force_replaces_it(run: Run, source: Path):
+    words = ("export", "nets:model", "--input", "1x3x16x16", "--no-verify")
+    assert run(*words).exit_code == 0
+    assert (source / "model" / "model.onnx").is_file()
+    assert run(*words).exit_code == 2
+    assert run(*words, "--force").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [("nested.pt", "nested.pt, under 'state_dict'"), ("parallel.pth", "under 'model', without 'module.'")],
+)
+def test_weights_inside_a_checkpoint_are_found_and_said(run: Run, tmp_path: Path, file: str, told: str):
+    words = ("--weights", file, "--input", "1x3x16x16", "--no-verify", "-o", tmp_path / "net.onnx")
+    result = run("export", "nets:small", *words)
+    assert result.exit_code == 0
+    assert told in result.stdout
+
+
+def test_a_file_that_computes_something_else_is_not_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import onnx_ir as ir
+
+    from poolexport.pipeline import optimise
+
+    def spoil(model: ir.Model) -> ir.Model:
+        bias = model.graph.initializers["0.bias"]
+        assert bias.const_value is not None
+        bias.const_value = ir.tensor(bias.const_value.numpy() + 0.01, name="0.bias")
+        return model
+
+    monkeypatch.setattr(optimise, "optimise", spoil)
+    result = run("export", *SMALL, "--input", "1x3x16x16", "-o", tmp_path / "net", "--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert found["error"]["type"] == "ParityError"
+    assert found["verdict"] == "FAIL"
+    assert len(found["checks"]) > 5
+    assert not list(tmp_path.iterdir())

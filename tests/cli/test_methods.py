@@ -1,0 +1,41 @@
+"""``poolexport methods``."""
+
+from __future__ import annotations
+
+import json
+
+from cli.conftest import Run
+
+from poolexport.catalog import methods as catalogue
+
+
+def test_the_table_has_every_method_and_layer(run: Run):
+    result = run("methods")
+    assert result.exit_code == 0
+    listed = [line.split()[0] for line in result.stdout.splitlines() if line[:1].strip()]
+    assert [name for name in listed if name in catalogue()] == sorted(catalogue())
+    for method in catalogue().values():
+        assert method.layers[0].__name__ in result.stdout
+
+
+def test_json_has_every_field_of_every_card(run: Run):
+    cards = {card["name"]: card for card in json.loads(run("methods", "--json").stdout)["methods"]}
+    assert sorted(cards) == sorted(catalogue())
+    for name, method in catalogue().items():
+        card = cards[name]
+        assert set(type(method).__dataclass_fields__) - {"reference"} <= set(card)
+        assert [layer["dims"] for layer in card["layers"]] == list(method.ranks)
+        assert card["paper"]["link"] == method.paper.link
+        assert len(card["cases"]) == len(method.cases)
+        assert [limit["error"] for limit in card["limits"]] == [limit.error.__name__ for limit in method.limits]
+
+
+def test_a_name_picks_a_method(run: Run):
+    (card,) = json.loads(run("methods", "softpool", "--json").stdout)["methods"]
+    assert card["name"] == "softpool"
+
+
+def test_a_misspelled_name_is_told_the_right_one(run: Run):
+    result = run("methods", "sofpool")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: there is no method 'sofpool'; did you mean softpool")

@@ -1,0 +1,123 @@
+"""Where methods are tried: cached exports, inputs, and the layers under test.
+
+Nothing in this folder names a method; all of them come from the catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import torch
+from torch import nn
+
+from poolexport import stress
+from poolexport.method import Case, Method
+from poolexport.pipeline.export import export
+from poolexport.pipeline.lower import lower
+from poolexport.pipeline.optimise import optimise
+from poolexport.pipeline.prepare import prepare
+from poolexport.runtime import session
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16}
+AXES = {3: "NCL", 4: "NCHW", 5: "NCDHW"}
+
+Arrays = tuple[np.ndarray, ...]
+
+
+class Specimen:
+    """One case of one method in one dtype: its layer, its reference, and its exported forms."""
+
+    def __init__(self, method: Method, case: Case, dtype: str = "float32") -> None:
+        self.method = method
+        self.case = case
+        self.dtype = dtype
+        self.layer = method.build(case, DTYPES[dtype])
+
+    def draw(self, pattern: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        return stress.draw(pattern, shape or self.case.shape, self.dtype)
+
+    def torch(self, x: np.ndarray) -> Arrays:
+        """What the layer answers in eval mode."""
+        with torch.no_grad():
+            return _arrays(self.layer(torch.from_numpy(x)))
+
+    def truth(self, x: np.ndarray) -> Arrays:
+        """What the reference answers, in float64."""
+        with np.errstate(all="ignore"):
+            return self.method.truth(self.case, x, DTYPES[self.dtype])
+
+    def onnx(self, x: np.ndarray, *, portable: bool = False) -> Arrays:
+        """What onnxruntime answers from the exported graph."""
+        return tuple(self.session(portable).run(None, {"x": x}))
+
+    @cache  # noqa: B019
+    def session(self, portable: bool) -> ort.InferenceSession:
+        return session(self.graph(portable).SerializeToString(), threads=1)
+
+    @cache  # noqa: B019
+    def graph(self, portable: bool) -> onnx.ModelProto:
+        """The exported model, with function bodies or inlined."""
+        model = ir.serde.deserialize_model(onnx.ModelProto.FromString(self.raw))
+        return ir.to_proto(optimise(lower(model, portable=portable)))
+
+    @property
+    @cache  # noqa: B019
+    def raw(self) -> bytes:
+        """The bare export, made once: every form is lowered from it."""
+        axes = {axis: name for axis, name in enumerate(AXES[len(self.case.shape)]) if name != "C"}
+        example = torch.from_numpy(self.draw("normal"))
+        host = _Named(self.layer).eval()
+        return ir.to_proto(export(prepare(host, example, dynamic_shapes={"x": axes}))).SerializeToString()
+
+    def shapes(self) -> Iterator[tuple[int, ...]]:
+        """The case's shape, then other batches and sizes that the layer accepts."""
+        batch, channels, *spatial = self.case.shape
+        yield self.case.shape
+        for n in (1, 3, 0):
+            yield (n, channels, *spatial)
+        for step in (1, 2, 3, 6, -1):
+            shape = (batch, channels, *(n + step + axis for axis, n in enumerate(spatial)))
+            if min(shape) > 0 and self.accepts(shape):
+                yield shape
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        try:
+            self.torch(self.draw("normal", shape))
+        except ValueError:
+            return False
+        return True
+
+
+def is_first_of_its_rank(method: Method, case: Case) -> bool:
+    return case is next(c for c in method.cases if c.rank == case.rank)
+
+
+def graph_dtypes(method: Method, case: Case) -> tuple[str, ...]:
+    """Dtypes to export in: all for the first case of every rank, which a graph's other options do not interact with."""
+    return tuple(DTYPES) if is_first_of_its_rank(method, case) else ("float32",)
+
+
+@cache
+def specimen(method: Method, case: Case, dtype: str) -> Specimen:
+    return Specimen(method, case, dtype)
+
+
+class _Named(nn.Module):
+    """A model that is one layer, so that the graph's input is called x."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def _arrays(output: torch.Tensor | tuple[torch.Tensor, ...]) -> Arrays:
+    tensors = output if isinstance(output, tuple) else (output,)
+    return tuple(t.detach().numpy() for t in tensors)

@@ -1,0 +1,35 @@
+"""Options of the whole suite."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+# Workers run side by side; more threads in each would only get in each other's way.
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--ledger", action="store_true", help="fail unless every check ran on every method")
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus, config: pytest.Config) -> None:
+    if not config.getoption("--ledger"):
+        return
+    from conformance.ledger import empty_cells
+
+    empty = empty_cells(terminalreporter.getreports("passed"))
+    terminalreporter.section("conformance ledger")
+    for cell in empty:
+        terminalreporter.line(f"EMPTY {cell}", red=True)
+    terminalreporter.line(f"{len(empty)} empty cells")
+    config.stash[EMPTY] = len(empty)
+
+
+EMPTY = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--ledger") and session.config.stash.get(EMPTY, 0):
+        session.exitstatus = 1

@@ -1,0 +1,187 @@
+"""Every windowed operator: its ONNX form computes its torch form, whatever the window, dtype and rank."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+import torch.nn.functional as F
+
+from poolexport import stress
+from poolexport.runtime import session
+from poolexport.tolerance import judge
+from poolexport_ops import DOMAIN, Window, operators
+
+NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.float16: np.float16}
+SIZES = {1: (9,), 2: (7, 8), 3: (4, 5, 6)}
+
+
+def run_onnx(name: str, attributes: dict[str, Any], *tensors: torch.Tensor, opset: int = 20) -> list[np.ndarray]:
+    """What onnxruntime answers for a graph of one operator."""
+    operator = operators()[name]
+    inputs = [
+        ir.Value(
+            name=f"x{i}",
+            type=ir.TensorType(ir.DataType.from_numpy(t.numpy().dtype)),
+            shape=ir.Shape([None] * t.dim()),
+        )
+        for i, t in enumerate(tensors)
+    ]
+    node = ir.Node(
+        DOMAIN,
+        name,
+        inputs,
+        [ir.convenience.convert_attribute(key, value) for key, value in attributes.items()],
+        num_outputs=len(operator.outputs),
+    )
+    for i, (output, dtype) in enumerate(zip(node.outputs, operator.outputs)):
+        output.name = f"y{i}"
+        output.type = inputs[0].type if dtype is None else ir.TensorType(ir.DataType.INT64)
+    function = operator.function(inputs, node.attributes, opset=opset)
+    graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports={"": opset, DOMAIN: 1}, name="one")
+    model = ir.Model(graph, ir_version=10, functions=[function])
+    content = ir.to_proto(model).SerializeToString()
+    return session(content, threads=1).run(None, {f"x{i}": t.numpy() for i, t in enumerate(tensors)})
+
+
+def compare(name: str, attributes: dict[str, Any], *tensors: torch.Tensor, opset: int = 20) -> None:
+    """The ONNX form is as close to the float64 answer as the torch form is."""
+    operator = operators()[name]
+    results = run_onnx(name, attributes, *tensors, opset=opset)
+    as_tuple = lambda y: y if isinstance(y, tuple) else (y,)  # noqa: E731
+    peers = as_tuple(operator(*tensors, **attributes))
+    truths = as_tuple(operator(*(t.double() for t in tensors), **attributes))
+    for result, peer, truth in zip(results, peers, truths, strict=True):
+        judgement = judge(result, peer.numpy(), truth.numpy(), factor=2.0)
+        assert judgement.passed, f"{name} {attributes} {tensors[0].dtype}: {judgement.reason}"
+
+
+def windows(rank: int, *, padding: bool = True) -> Iterator[Window]:
+    """Windows of many kinds, ceil mode and asymmetric kernels among them."""
+    kernels = (1, 2, 3, (3, 2, 2)[:rank])
+    for k, s, p, d, ceil in itertools.product(kernels, (1, 2, 3), (0, 1), (1, 2), (False, True)):
+        if padding or p == 0:
+            try:
+                yield Window.from_torch(rank, k, s, p, d, ceil)
+            except ValueError:
+                continue
+
+
+def inputs(rank: int, dtype: torch.dtype, pattern: str) -> torch.Tensor:
+    return torch.from_numpy(stress.draw(pattern, (2, 3, *SIZES[rank]), NUMPY[dtype]))
+
+
+def fits(window: Window) -> bool:
+    try:
+        window.require_fit(SIZES[window.rank])
+    except ValueError:
+        return False
+    return True
+
+
+def cases(rank: int) -> Iterator[Window]:
+    found = [window for window in windows(rank) if fits(window)]
+    assert len(found) > 30
+    yield from found if rank == 2 else found[:: 4 if rank == 1 else 7]
+
+
+DTYPES = pytest.mark.parametrize("dtype", NUMPY, ids=lambda dtype: str(dtype)[6:])
+RANKS = pytest.mark.parametrize("rank", SIZES)
+
+
+@RANKS
+@DTYPES
+def test_max_pool(rank, dtype):
+    for window, pattern in zip(cases(rank), itertools.cycle(("normal", "ties", "nan", "-inf"))):
+        x = inputs(rank, dtype, pattern)
+        compare("MaxPool", window.onnx(), x)
+        compare("MaxPoolWithIndices", window.onnx(), x)
+
+
+@pytest.mark.parametrize("pattern", ["normal", "ties", "nan", "-inf"])
+def test_max_pool_indices_are_torchs(pattern):
+    x = inputs(2, torch.float32, pattern)
+    for k, s, p, d, ceil in itertools.product((2, 3, (3, 2)), (1, 2, 3), (0, 1), (1, 2), (False, True)):
+        attributes = Window.from_torch(2, k, s, p, d, ceil).onnx()
+        values, indices = operators()["MaxPoolWithIndices"](x, **attributes)
+        expected, expected_indices = F.max_pool2d(x, k, s, p, d, ceil, return_indices=True)
+        assert torch.equal(values.nan_to_num(9.0), expected.nan_to_num(9.0))
+        assert torch.equal(indices, expected_indices), attributes
+
+
+@RANKS
+@DTYPES
+def test_average_pool(rank, dtype):
+    x = inputs(rank, dtype, "normal")
+    for window, divisor in zip(cases(rank), itertools.cycle((0, 0, 3))):
+        for counted in (window.begin * 2, (0,) * 2 * rank):
+            compare("AveragePool", {**window.onnx(), "counted_pads": list(counted), "divisor_override": divisor}, x)
+
+
+@pytest.mark.parametrize("include", [True, False])
+def test_average_pool_divides_as_torch_does(include):
+    x = inputs(2, torch.float64, "normal")
+    for k, s, p, ceil, divisor in itertools.product((2, 3, (3, 2)), (1, 2, 3), (0, 1), (False, True), (None, 1, 5)):
+        window = Window.from_torch(2, k, s, p, 1, ceil)
+        counted = list(window.begin * 2 if include else (0,) * 4)
+        answer = operators()["AveragePool"](x, **window.onnx(), counted_pads=counted, divisor_override=divisor or 0)
+        torch.testing.assert_close(answer, F.avg_pool2d(x, k, s, p, ceil, include, divisor))
+
+
+@RANKS
+@DTYPES
+def test_softmax_pool(rank, dtype):
+    for window, pattern in zip(cases(rank), itertools.cycle(("normal", "cliff", "large", "nan", "-inf"))):
+        x = inputs(rank, dtype, pattern)
+        compare("SoftmaxPool", window.onnx(), x, x)
+        compare("SoftmaxPool", window.onnx(), inputs(rank, dtype, "normal"), x[:, :1])
+
+
+@RANKS
+@DTYPES
+def test_weighted_average_pool(rank, dtype):
+    for window, pattern in zip(cases(rank), itertools.cycle(("sparse", "huge", "tiny", "zeros", "nan"))):
+        x = inputs(rank, dtype, pattern)
+        compare("WeightedAveragePool", window.onnx(), x, x.relu())
+
+
+@RANKS
+@DTYPES
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, 0.5, 1.5, -1.0, 16.0, math.inf, -math.inf])
+def test_power_average_pool(rank, dtype, p):
+    patterns = itertools.cycle(("normal", "huge", "tiny", "zeros", "nan"))
+    for window, pattern in itertools.islice(zip(cases(rank), patterns), 0, None, 3):
+        x = inputs(rank, dtype, pattern)
+        compare("PowerAveragePool", {**window.onnx(), "p": p, "signed": False}, x)
+        # Positive input: a signed sum that cancels has no accurate answer.
+        compare("PowerAveragePool", {**window.onnx(), "p": p, "signed": True}, x.abs())
+
+
+@pytest.mark.parametrize("name", sorted(operators()))
+def test_empty_batch_gives_an_empty_answer(name):
+    window = Window.from_torch(2, 3, 2, 1, ceil_mode=True).onnx()
+    extra = {
+        "AveragePool": {"counted_pads": [0] * 4, "divisor_override": 0},
+        "PowerAveragePool": {"p": 2.0, "signed": False},
+    }
+    x = torch.zeros(0, 3, 7, 8)
+    tensors = (x, x) if name in ("SoftmaxPool", "WeightedAveragePool") else (x,)
+    assert run_onnx(name, {**window, **extra.get(name, {})}, *tensors)[0].shape == (0, 3, 4, 5)
+
+
+@pytest.mark.parametrize("opset", range(18, 24))
+def test_bodies_are_valid_in_every_opset(opset):
+    x = inputs(2, torch.float32, "normal")
+    window = Window.from_torch(2, 3, 2, 1, ceil_mode=True).onnx()
+    compare("MaxPool", window, x, opset=opset)
+    compare("MaxPoolWithIndices", window, x, opset=opset)
+    compare("AveragePool", {**window, "counted_pads": [1] * 4, "divisor_override": 0}, x, opset=opset)
+    compare("SoftmaxPool", window, x, x, opset=opset)
+    compare("WeightedAveragePool", window, x, x.relu(), opset=opset)
+    compare("PowerAveragePool", {**window, "p": 3.0, "signed": False}, x, opset=opset)
