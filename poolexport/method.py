@@ -34,6 +34,7 @@ class Case:
         name: short and unique within the method.
         options: constructor arguments.
         shape: (N, C, *spatial) of the input; its rank picks the layer.
+        singular_at_zero: whether the formula itself has no finite gradient where a cell is 0.
         state: buffers or parameters to set after construction, as a trained layer would hold them.
         slack: how many times wider than the tolerance table's the bounds on the error against the reference are ...
         why: ... and the reason for it.
@@ -43,6 +44,7 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     shape: tuple[int, ...] = (2, 3, 9, 11)
     state: Mapping[str, Any] = field(default_factory=dict)
+    singular_at_zero: bool = False
     slack: float = 1.0
     why: str = ""
 

@@ -13,8 +13,9 @@ import numpy as np
 
 #: A result may be this many times farther from the truth than torch in the same precision ...
 FACTOR = 4.0
-#: ... plus this many units of rounding (of the data type, at the scale of the whole answer).
-FLOOR_ULPS = 16.0
+#: ... plus this many units of rounding, at the scale of the whole answer. Long float32 sums need them: onnxruntime's
+#: mean of 1024 x 1024 equal values is off by 23. Sums of half precision are made in float32, and rounded once.
+FLOOR_ULPS = {"float64": 32.0, "float32": 32.0, "float16": 4.0}
 
 #: Bounds on one layer against its float64 reference, relative to each element and to the scale of the answer; for
 #: float16 four units in the last place, and in no type less than four of its smallest numbers.
@@ -49,7 +50,6 @@ def judge(
     truth: np.ndarray,
     *,
     factor: float = FACTOR,
-    floor_ulps: float = FLOOR_ULPS,
     rtol: float | None = None,
     atol: float | None = None,
 ) -> Judgement:
@@ -75,7 +75,7 @@ def judge(
     comparable = np.isfinite(peer) & np.isfinite(truth)
     peer_error = _largest(peer[comparable].astype(np.float64) - truth[comparable])
     if rtol is None and atol is None:
-        bound = factor * peer_error + floor_ulps * _rounding(peer.dtype, scale)
+        bound = factor * peer_error + FLOOR_ULPS[peer.dtype.name] * _rounding(peer.dtype, scale)
     else:
         bound = (atol or 0.0) + (rtol or 0.0) * scale
     if stray.any():

@@ -104,8 +104,10 @@ class Body:
 
     def mean(self, x: ir.Value, window: Window) -> ir.Value:
         """Mean of every window over all its cells, pads counted as zeros."""
-        # AveragePool has no float64 kernel in onnxruntime, and no dilations before opset 19.
-        if self.dtype == ir.DataType.DOUBLE or any(d > 1 for d in window.dilations):
+        # onnxruntime 1.22 to 1.24 divide wrongly where pads differ, by axis or by side; none has a float64 kernel; and
+        # dilations came with opset 19.
+        uniform = len(set(window.pads)) == 1 and set(window.dilations) == {1}
+        if self.dtype == ir.DataType.DOUBLE or not uniform:
             total = self.reduce(x, window, 0.0, "Sum")
             return self.Div(total, self.number(window.size))
         return self.AveragePool(

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import WindowLayer, require_choice
+from poolexport.methods._layers import WindowLayer, require_choice, widened
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport_ops._window import Ints
 from poolexport_ops.softmax_pool import softmax_pool
@@ -70,8 +70,11 @@ class _SoftPool(WindowLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         self.require_rank(x)
-        logits = x if self.channel_weights == "per_channel" else torch.logsumexp(x, dim=1, keepdim=True)
-        y = softmax_pool(x, logits, **self.window.onnx())
+        if self.channel_weights == "per_channel":
+            y = softmax_pool(x, x, **self.window.onnx())
+        else:
+            wide = widened(x)
+            y = softmax_pool(wide, torch.logsumexp(wide, dim=1, keepdim=True), **self.window.onnx()).to(x.dtype)
         return y.relu() if self.clamp_negative else y
 
     def extra_options(self) -> dict[str, Any]:

@@ -78,7 +78,8 @@ def trains(method: Method, case: Case, get: Get) -> None:
     x = _distinct(case.shape)
     assert torch.autograd.gradcheck(lambda x: _floating(layer(x)), x.requires_grad_(), atol=1e-6)
     layer.train()
-    for values in (_distinct(case.shape), torch.relu(torch.from_numpy(stress.draw("normal", case.shape, np.float64)))):
+    sparse = torch.from_numpy(stress.draw("sparse", case.shape, np.float64))
+    for values in (_distinct(case.shape), *([] if case.singular_at_zero else [sparse, torch.zeros_like(sparse)])):
         values.requires_grad_()
         _floating(layer(values)).sum().backward()
         assert values.grad is not None

@@ -61,7 +61,7 @@ def random_in_eval(self, x):
 
 def frozen_size(self, x):
     y = self.right(x)
-    return torch.nn.functional.adaptive_avg_pool2d(y, (5, 6)) if torch.onnx.is_in_onnx_export() else y
+    return y[..., :5, :6] if torch.onnx.is_in_onnx_export() else y
 
 
 def traced_branch(self, x):
@@ -74,7 +74,7 @@ def traced_branch(self, x):
         (checks.follows_reference, swapped_pads, "Not equal to tolerance"),
         (checks.follows_reference, off_by_one, "Not equal to tolerance"),
         (checks.survives_extremes, unstable, "nan"),
-        (checks.survives_extremes, dropped_epsilon, "nan"),
+        (checks.follows_reference, dropped_epsilon, "nan"),
         (checks.onnx_follows_torch, traced_branch, "exceeds"),
         (checks.onnx_follows_torch, frozen_size, "shape"),
         (checks.inlined_follows_torch, traced_branch, "exceeds"),

@@ -134,6 +134,14 @@ def test_average_pool_divides_as_torch_does(include):
         torch.testing.assert_close(answer, F.avg_pool2d(x, k, s, p, ceil, include, divisor))
 
 
+@DTYPES
+@pytest.mark.parametrize("shape", [(2, 3, 40_000), (1, 2, 256, 300), (1, 2, 17, 19, 23)])
+def test_global_average_pool_keeps_its_digits_on_large_planes(dtype, shape):
+    x = (torch.randn(shape) + (1000 if dtype != torch.float16 else 10)).to(dtype)
+    for keepdims in (0, 1):
+        compare("GlobalAveragePool", {"axes": list(range(2, len(shape))), "keepdims": keepdims}, x)
+
+
 @RANKS
 @DTYPES
 def test_softmax_pool(rank, dtype):
@@ -171,6 +179,9 @@ def test_empty_batch_gives_an_empty_answer(name):
         "PowerAveragePool": {"p": 2.0, "signed": False},
     }
     x = torch.zeros(0, 3, 7, 8)
+    if name == "GlobalAveragePool":
+        assert run_onnx(name, {"axes": [2, 3], "keepdims": 1}, x)[0].shape == (0, 3, 1, 1)
+        return
     tensors = (x, x) if name in ("SoftmaxPool", "WeightedAveragePool") else (x,)
     assert run_onnx(name, {**window, **extra.get(name, {})}, *tensors)[0].shape == (0, 3, 4, 5)
 
@@ -180,6 +191,7 @@ def test_bodies_are_valid_in_every_opset(opset):
     x = inputs(2, torch.float32, "normal")
     window = Window.from_torch(2, 3, 2, 1, ceil_mode=True).onnx()
     compare("MaxPool", window, x, opset=opset)
+    compare("GlobalAveragePool", {"axes": [2, 3], "keepdims": 0}, x, opset=opset)
     compare("MaxPoolWithIndices", window, x, opset=opset)
     compare("AveragePool", {**window, "counted_pads": [1] * 4, "divisor_override": 0}, x, opset=opset)
     compare("SoftmaxPool", window, x, x, opset=opset)
