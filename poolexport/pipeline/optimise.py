@@ -35,6 +35,7 @@ class ReduceOneAxisAtATime(ir.passes.InPlacePass):
     def _split(self, node: ir.Node, axes: list[int]) -> None:
         keep = node.attributes.get_int("keepdims", 1)
         value, output = node.inputs[0], node.outputs[0]
+        assert value is not None
         new = []
         for axis in axes:
             constant = ir.node("Constant", [], {"value": ir.tensor([axis], ir.DataType.INT64)})
