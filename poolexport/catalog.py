@@ -24,12 +24,12 @@ def methods() -> MappingProxyType[str, Method]:
 @cache
 def layers() -> MappingProxyType[str, type[nn.Module]]:
     """Every layer of every method by class name."""
-    return MappingProxyType({layer.__name__: layer for method in methods().values() for layer in method.layers})
+    return MappingProxyType({layer.__name__: layer for m in methods().values() for layer in (*m.layers, *m.variants)})
 
 
 def method_of(module: nn.Module) -> Method | None:
     """The method whose layer ``module`` is, or None."""
     for method in methods().values():
-        if isinstance(module, method.layers):
+        if isinstance(module, (*method.layers, *method.variants)):
             return method
     return None

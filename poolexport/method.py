@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,7 @@ class Case:
         shape: (N, C, *spatial) of the input; its rank picks the layer.
         singular_at_zero: whether the formula itself has no finite gradient where a cell is 0.
         state: buffers or parameters to set after construction, as a trained layer would hold them.
+        layer: one of the method's variants, in place of the layer for the rank of ``shape``.
         slack: how many times wider than the tolerance table's the bounds on the error against the reference are ...
         why: ... and the reason for it.
     """
@@ -44,6 +45,7 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     shape: tuple[int, ...] = (2, 3, 9, 11)
     state: Mapping[str, Any] = field(default_factory=dict)
+    layer: type[nn.Module] | None = None
     singular_at_zero: bool = False
     slack: float = 1.0
     why: str = ""
@@ -73,7 +75,7 @@ class Method:
     """A pooling method of the literature, complete.
 
     Args:
-        layers: the torch layers, one per number of spatial axes.
+        layers: the torch layers, one per number of spatial axes, each with its number as ``rank``.
         summary: the method in one sentence.
         paper: where it was published.
         reference: ``(x, **options, **state) -> array`` in float64, independent of the layer.
@@ -82,6 +84,9 @@ class Method:
         operators: the ``poolexport`` operators an export may leave; none for standard operators only.
         cases: configurations to test; the first is the one that demonstrations use.
         limits: what is refused.
+        space: for every option its sensible values; tests draw configurations from their product.
+        variants: further layers of the method.
+        companions: ``(x, **options) -> arrays``, the inputs after the first of a layer that takes several.
         random: whether two training passes over one input differ.
         notes: known divergences between sources or runtimes, a sentence each.
     """
@@ -95,6 +100,9 @@ class Method:
     operators: tuple[Operator, ...]
     cases: tuple[Case, ...]
     limits: tuple[Limit, ...]
+    space: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    variants: tuple[type[nn.Module], ...] = ()
+    companions: Callable[..., tuple[np.ndarray, ...]] | None = None
     random: bool = False
     notes: tuple[str, ...] = ()
 
@@ -106,22 +114,31 @@ class Method:
     @property
     def ranks(self) -> tuple[int, ...]:
         """Numbers of spatial axes there are layers for."""
-        return tuple(int(layer.__name__[-2]) for layer in self.layers)
+        return tuple(int(getattr(layer, "rank")) for layer in self.layers)  # noqa: B009
 
     def layer(self, rank: int) -> type[nn.Module]:
         """The layer for inputs with ``rank`` spatial axes."""
         return self.layers[self.ranks.index(rank)]
 
+    def layer_of(self, case: Case) -> type[nn.Module]:
+        """The layer class that a case is about."""
+        return case.layer or self.layer(case.rank)
+
+    def inputs(self, case: Case, x: np.ndarray) -> tuple[np.ndarray, ...]:
+        """All inputs of a case's layer, from the first."""
+        return (x, *(self.companions(x, **case.options) if self.companions else ()))
+
     def build(self, case: Case, dtype: torch.dtype = torch.float32) -> nn.Module:
         """The layer of a case, holding the case's state, in eval mode."""
-        layer = self.layer(case.rank)(**case.options).to(dtype)
+        layer = self.layer_of(case)(**case.options).to(dtype)
         layer.load_state_dict({**layer.state_dict(), **_state(case, dtype)})
         return layer.eval()
 
     def truth(self, case: Case, x: np.ndarray, dtype: torch.dtype = torch.float32) -> tuple[np.ndarray, ...]:
         """What the reference answers to ``x`` for a layer whose state is held in ``dtype``."""
         state = {name: value.double().numpy() for name, value in _state(case, dtype).items()}
-        answer = self.reference(x.astype(np.float64), **case.options, **state)
+        inputs = [a.astype(np.float64) if np.issubdtype(a.dtype, np.floating) else a for a in self.inputs(case, x)]
+        answer = self.reference(*inputs, **case.options, **state)
         return answer if isinstance(answer, tuple) else (answer,)
 
     def inference_rule(self, layer: nn.Module) -> str:

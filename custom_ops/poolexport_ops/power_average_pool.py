@@ -100,6 +100,8 @@ def onnx_form(
     if window.padded:
         inside = op.coverage(x, window, (0,) * len(pads))
         sums = op.Div(sums, inside)
+    if p < 0:
+        sums = op.Where(op.Equal(sums, op.number(0.0)), op.number(0.0), sums)  # the root of -0 is -inf
     root = op.Sqrt(sums) if p == 2 else sums if p == 1 else op.Pow(sums, op.number(1 / p))
     return op.Mul(scale, root)
 

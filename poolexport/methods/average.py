@@ -144,6 +144,14 @@ METHOD = Method(
         Case("3d", {"kernel_size": 2, "ceil_mode": True}, shape=(1, 2, 5, 6, 7)),
         Case("3d-divisor", {"kernel_size": 2, "divisor_override": 3}, shape=(1, 2, 5, 6, 7)),
     ),
+    space={
+        "kernel_size": (1, 2, 3),
+        "stride": (None, 1, 2, 3),
+        "padding": (0, 0, 1),
+        "ceil_mode": (False, True),
+        "count_include_pad": (True, False),
+        "divisor_override": (None, None, 1, 5),
+    },
     limits=(
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"kernel_size": 2, "stride": 0}, ValueError, "stride must be a positive int"),

@@ -95,6 +95,7 @@ METHOD = Method(
         Case("1d", {}, shape=(2, 3, 11)),
         Case("3d", {"keepdim": False}, shape=(1, 2, 5, 6, 7)),
     ),
+    space={"keepdim": (True, False)},
     limits=(Limit({}, ValueError, "expects an input of shape", shape=(2, 3, 9)),),
     notes=(
         "The mean of a plane without locations is NaN in torch and 0 in onnxruntime.",

@@ -151,6 +151,14 @@ METHOD = Method(
         Case("1d", {"kernel_size": 3, "stride": 2}, shape=(2, 3, 11), state={"alpha": [0.8]}),
         Case("3d", {"kernel_size": 2}, shape=(1, 2, 5, 6, 7), state={"alpha": [0.8]}),
     ),
+    space={
+        "kernel_size": (1, 2, 3),
+        "stride": (None, 1, 2, 3),
+        "padding": (0, 0, 1),
+        "ceil_mode": (False, True),
+        "count_include_pad": (True, False),
+        "channels": (None, 3),
+    },
     limits=(
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"kernel_size": 2, "channels": 0}, ValueError, "channels must be a positive int"),

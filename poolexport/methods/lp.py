@@ -173,6 +173,13 @@ METHOD = Method(
         Case("1d", {"norm_type": 2, "kernel_size": 3, "stride": 2}, shape=(2, 3, 11)),
         Case("3d", {"norm_type": 2, "kernel_size": 2, "ceil_mode": True}, shape=(1, 2, 5, 6, 7)),
     ),
+    space={
+        "norm_type": (1, 2, 3, 0.5, 1.5, -1, 16, math.inf, -math.inf),
+        "kernel_size": (1, 2, 3),
+        "stride": (None, 1, 2, 3),
+        "ceil_mode": (False, True),
+        "signed": (True, False),
+    },
     limits=(
         Limit({"norm_type": 0, "kernel_size": 2}, ValueError, "norm_type must be a number other than 0"),
         Limit({"norm_type": math.nan, "kernel_size": 2}, ValueError, "norm_type must be a number other than 0"),

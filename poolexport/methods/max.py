@@ -139,6 +139,14 @@ METHOD = Method(
         Case("1d", {"kernel_size": 3, "stride": 2}, shape=(2, 3, 11)),
         Case("3d", {"kernel_size": 2, "ceil_mode": True}, shape=(1, 2, 5, 6, 7)),
     ),
+    space={
+        "kernel_size": (1, 2, 3),
+        "stride": (None, 1, 2, 3),
+        "padding": (0, 0, 1),
+        "ceil_mode": (False, True),
+        "dilation": (1, 1, 2, 3),
+        "return_indices": (False, True),
+    },
     limits=(
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"kernel_size": 2, "stride": -1}, ValueError, "stride must be a positive int"),

@@ -241,6 +241,16 @@ METHOD = Method(
         Case("1d", {"kernel_size": 3, "stride": 2}, shape=(2, 3, 11), state=COUNTS),
         Case("3d", {"kernel_size": 2, "ceil_mode": True}, shape=(1, 3, 5, 6, 7), state=COUNTS),
     ),
+    space={
+        "kernel_size": (1, 2, 3),
+        "stride": (None, 1, 2, 3),
+        "padding": (0, 0, 1),
+        "ceil_mode": (False, True),
+        "count_include_pad": (True, False),
+        "granularity": ("layer", "channel", "window"),
+        "inference": ("expectation", "max", "avg"),
+        "lam": (None, None, 0.0, 0.3, 1.0),
+    },
     limits=(
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"kernel_size": 2, "granularity": "pixel"}, ValueError, "granularity must be one of"),

@@ -300,6 +300,14 @@ METHOD = Method(
         Case("1d", {"kernel_size": 2}, shape=(2, 3, 11)),
         Case("3d", {"kernel_size": 2}, shape=(1, 2, 5, 6, 7)),
     ),
+    space={
+        "kernel_size": (1, 2, 3),
+        "stride": (None, 1, 2, 3),
+        "grid_size": (None, 2, 3, 4, 6),
+        "maxpool": (True, False),
+        "align": ("official", "same"),
+        "inference": ("average", "paper", "expectation", "subsample"),
+    },
     limits=(
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"grid_size": 3}, ValueError, "grid_size must be a multiple of the stride"),

@@ -151,6 +151,14 @@ METHOD = Method(
         Case("1d", {"kernel_size": 3, "stride": 2}, shape=(2, 3, 11)),
         Case("3d", {"kernel_size": 2, "ceil_mode": True}, shape=(1, 2, 5, 6, 7)),
     ),
+    space={
+        "kernel_size": (1, 2, 3),
+        "stride": (None, 1, 2, 3),
+        "padding": (0, 0, 1),
+        "ceil_mode": (False, True),
+        "channel_weights": ("per_channel", "summed"),
+        "clamp_negative": (False, True),
+    },
     limits=(
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"channel_weights": "mean"}, ValueError, "channel_weights must be one of"),

@@ -159,6 +159,7 @@ METHOD = Method(
         Case("1d", {"kernel_size": 3, "stride": 2}, shape=(2, 3, 11)),
         Case("3d", {"kernel_size": 2, "ceil_mode": True}, shape=(1, 2, 5, 6, 7)),
     ),
+    space={"kernel_size": (1, 2, 3), "stride": (None, 1, 2, 3), "ceil_mode": (False, True)},
     limits=(
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"kernel_size": 2, "negative": "abs"}, ValueError, "negative must be one of"),

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli.conftest import Run
 
+from cli.conftest import Run
 from poolexport.pipeline import package
 
 GOOD = ("nets.py:small", "--input", "1x3x16x16")

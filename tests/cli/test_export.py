@@ -7,8 +7,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 import pytest
-from cli.conftest import SMALL, Run
 
+from cli.conftest import SMALL, Run
 from poolexport.bundle import Manifest
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import onnx
 import pytest
-from cli.conftest import Run
 from onnx import TensorProto, helper
 
+from cli.conftest import Run
 from poolexport import pipeline
 from poolexport.cli import _graph
 from poolexport.pipeline import export as export_stage

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli.conftest import Run
 
 import poolexport
+from cli.conftest import Run
 from poolexport import cli
 from poolexport.errors import ExportError, InputError, ParityError, PoolExportError
 

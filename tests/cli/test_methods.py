@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 from cli.conftest import Run
-
 from poolexport.catalog import methods as catalogue
 
 

@@ -75,13 +75,18 @@ def leaves_expected_operators(method: Method, case: Case, get: Get) -> None:
 def trains(method: Method, case: Case, get: Get) -> None:
     """Gradients are right in eval mode and finite in training; training is random exactly where the card says so."""
     layer = copy.deepcopy(get(method, case, "float64").layer)
-    x = _distinct(case.shape)
-    assert torch.autograd.gradcheck(lambda x: _floating(layer(x)), x.requires_grad_(), atol=1e-6)
+    specimen = get(method, case, "float64")
+
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        _, *rest = specimen.tensors(x.detach().numpy())
+        return _floating(layer(x, *rest))
+
+    assert torch.autograd.gradcheck(answer, _distinct(case.shape).requires_grad_(), atol=1e-6)
     layer.train()
     sparse = torch.from_numpy(stress.draw("sparse", case.shape, np.float64))
     for values in (_distinct(case.shape), *([] if case.singular_at_zero else [sparse, torch.zeros_like(sparse)])):
         values.requires_grad_()
-        _floating(layer(values)).sum().backward()
+        answer(values).sum().backward()
         assert values.grad is not None
         assert values.grad.isfinite().all(), "a gradient is not finite"
     for name, parameter in layer.named_parameters():
@@ -89,7 +94,7 @@ def trains(method: Method, case: Case, get: Get) -> None:
         assert parameter.grad.isfinite().all()
     torch.manual_seed(0)
     with torch.no_grad():
-        passes = [_floating(layer(_distinct(case.shape))) for _ in range(24)]
+        passes = [answer(_distinct(case.shape)) for _ in range(24)]
     differs = any(not torch.equal(passes[0], other) for other in passes[1:])
     assert differs == (method.random and not _fixed(layer)), f"random in training: {differs}, card: {method.random}"
 
@@ -111,10 +116,10 @@ def repeats_in_eval(method: Method, case: Case, get: Get) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "layer.safetensors"
         safetensors.torch.save_file(after, file)
-        fresh = method.layer(case.rank)(**case.options).eval()
+        fresh = method.layer_of(case)(**case.options).eval()
         fresh.load_state_dict(safetensors.torch.load_file(file))
     with torch.no_grad():
-        answer = fresh(torch.from_numpy(x))
+        answer = fresh(*specimen.tensors(x))
     _equal(first, tuple(t.numpy() for t in (answer if isinstance(answer, tuple) else (answer,))))
 
 
@@ -138,25 +143,27 @@ def lives_in_a_network(method: Method, case: Case, get: Get) -> None:
     channels = case.shape[1]
     conv = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[len(case.shape)]
     torch.manual_seed(0)
-    host = nn.Sequential(conv(2, channels, 1), nn.ReLU(), _First(method.build(case))).eval()
-    x = torch.randn(case.shape[0], 2, *case.shape[2:])
-    axes = {axis: name for axis, name in enumerate(AXES[len(case.shape)]) if name != "C"}
+    host = _Host(nn.Sequential(conv(2, channels, 1), nn.ReLU()), method.build(case)).eval()
+    specimen = get(method, case, "float32")
+    inputs = (torch.randn(case.shape[0], 2, *case.shape[2:]), *specimen.tensors(specimen.draw("normal"))[1:])
+    axes = [{axis: name for axis, name in enumerate(AXES[t.dim()]) if name != "C"} for t in inputs]
+    names = [f"x{i}" for i in range(len(inputs))]
     with tempfile.TemporaryDirectory() as folder:
         for portable in (False, True):
-            bundle = poolexport.export(
-                host, x, Path(folder) / f"net-{portable}", dynamic_shapes=axes, portable=portable
-            )
+            target = Path(folder) / f"net-{portable}"
+            bundle = poolexport.export(host, inputs, target, dynamic_shapes=axes, portable=portable, input_names=names)
             assert bundle.manifest.verdict == "PASS"
-            assert bundle.manifest.layers == {"2.layer": method.name}
+            assert bundle.manifest.layers["pool"] == method.name
             assert bool(bundle.manifest.inference_rules) == method.random
-            [answer] = poolexport.session(bundle.path).run(None, {"input": x.numpy()})
+            feed = {name: t.numpy() for name, t in zip(names, inputs)}
+            [answer] = poolexport.session(bundle.path).run(None, feed)
             with torch.no_grad():
-                np.testing.assert_allclose(answer, host(x).numpy(), rtol=1e-4, atol=1e-5)
+                np.testing.assert_allclose(answer, host(*inputs).numpy(), rtol=1e-4, atol=1e-5)
 
 
 def is_documented(method: Method, case: Case, get: Get) -> None:
     """The docstring has every section a user needs and every option; each option is tried by some case."""
-    for layer in method.layers:
+    for layer in (*method.layers, *method.variants):
         text = inspect.getdoc(layer) or ""
         sections = re.findall(r"^(\w+):$", text, flags=re.MULTILINE)
         missing = {"Args", "Shape", "Raises", "Example", "Source"} - set(sections)
@@ -164,8 +171,9 @@ def is_documented(method: Method, case: Case, get: Get) -> None:
         options = list(inspect.signature(layer).parameters)
         for option in options:
             assert re.search(rf"^\s+(\w+, )*{option}(, \w+)*:", text, flags=re.MULTILINE), f"{option} undocumented"
-    tried = {name for known in (*method.cases, *method.limits) for name in known.options}
-    assert set(options) <= tried, f"no case tries {set(options) - tried}"
+        known = [*method.limits, *(c for c in method.cases if c.layer is layer or layer not in method.variants)]
+        tried = {name for each in known for name in each.options}
+        assert set(options) <= tried, f"no case tries {set(options) - tried}"
     assert method.training
     assert method.inference
 
@@ -258,12 +266,13 @@ def _equal(first: Arrays, second: Arrays) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-class _First(nn.Module):
-    """Keeps the first of several outputs."""
+class _Host(nn.Module):
+    """A network around a pooling layer, of which it keeps the first output."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, features: nn.Module, pool: nn.Module) -> None:
         super().__init__()
-        self.layer = layer
+        self.features = features
+        self.pool = pool
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _floating(self.layer(x))
+    def forward(self, x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        return _floating(self.pool(self.features(x), *rest))

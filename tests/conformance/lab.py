@@ -13,7 +13,6 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import torch
-from torch import nn
 
 from poolexport import stress
 from poolexport.method import Case, Method
@@ -44,7 +43,11 @@ class Specimen:
     def torch(self, x: np.ndarray) -> Arrays:
         """What the layer answers in eval mode."""
         with torch.no_grad():
-            return _arrays(self.layer(torch.from_numpy(x)))
+            return _arrays(self.layer(*self.tensors(x)))
+
+    def tensors(self, x: np.ndarray) -> tuple[torch.Tensor, ...]:
+        """All inputs of the layer, from the first."""
+        return tuple(torch.from_numpy(a) for a in self.method.inputs(self.case, x))
 
     def truth(self, x: np.ndarray) -> Arrays:
         """What the reference answers, in float64."""
@@ -53,7 +56,8 @@ class Specimen:
 
     def onnx(self, x: np.ndarray, *, portable: bool = False) -> Arrays:
         """What onnxruntime answers from the exported graph."""
-        return tuple(self.session(portable).run(None, {"x": x}))
+        feed = {f"x{i}": a for i, a in enumerate(self.method.inputs(self.case, x))}
+        return tuple(self.session(portable).run(None, feed))
 
     @cache  # noqa: B019
     def session(self, portable: bool) -> ort.InferenceSession:
@@ -69,10 +73,11 @@ class Specimen:
     @cache  # noqa: B019
     def raw(self) -> bytes:
         """The bare export, made once: every form is lowered from it."""
-        axes = {axis: name for axis, name in enumerate(AXES[len(self.case.shape)]) if name != "C"}
-        example = torch.from_numpy(self.draw("normal"))
-        host = _Named(self.layer).eval()
-        return ir.to_proto(export(prepare(host, example, dynamic_shapes={"x": axes}))).SerializeToString()
+        examples = self.tensors(self.draw("normal"))
+        axes = [{a: name for a, name in enumerate(AXES[x.dim()]) if name != "C"} for x in examples]
+        names = [f"x{i}" for i in range(len(examples))]
+        prepared = prepare(self.layer, examples, dynamic_shapes=axes, input_names=names)
+        return ir.to_proto(export(prepared)).SerializeToString()
 
     def shapes(self) -> Iterator[tuple[int, ...]]:
         """The case's shape, then other batches and sizes that the layer accepts."""
@@ -105,17 +110,6 @@ def graph_dtypes(method: Method, case: Case) -> tuple[str, ...]:
 @cache
 def specimen(method: Method, case: Case, dtype: str) -> Specimen:
     return Specimen(method, case, dtype)
-
-
-class _Named(nn.Module):
-    """A model that is one layer, so that the graph's input is called x."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x)
 
 
 def _arrays(output: torch.Tensor | tuple[torch.Tensor, ...]) -> Arrays:

@@ -52,7 +52,7 @@ def test_methods_can_be_called_whatever_was_imported_first():
 @pytest.mark.parametrize("method", catalog.methods().values(), ids=lambda method: method.name)
 def test_layers_are_named_after_their_rank(method):
     for layer, rank in zip(method.layers, method.ranks, strict=True):
-        assert re.fullmatch(rf"[A-Z]\w*Pool{rank}d", layer.__name__)
+        assert re.fullmatch(rf"[A-Z]\w*{rank}d", layer.__name__)
         assert method.layer(rank) is layer
         assert getattr(poolexport.nn, layer.__name__) is layer
     names = [case.name for case in method.cases]
