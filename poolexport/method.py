@@ -87,6 +87,7 @@ class Method:
         space: for every option its sensible values; tests draw configurations from their product.
         variants: further layers of the method.
         companions: ``(x, **options) -> arrays``, the inputs after the first of a layer that takes several.
+        graph_dtypes: types in which onnxruntime can run an export; float64 is missing where a layer has convolutions.
         random: whether two training passes over one input differ.
         notes: known divergences between sources or runtimes, a sentence each.
     """
@@ -103,6 +104,7 @@ class Method:
     space: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     variants: tuple[type[nn.Module], ...] = ()
     companions: Callable[..., tuple[np.ndarray, ...]] | None = None
+    graph_dtypes: tuple[str, ...] = ("float32", "float64", "float16")
     random: bool = False
     notes: tuple[str, ...] = ()
 

@@ -104,7 +104,7 @@ def is_first_of_its_rank(method: Method, case: Case) -> bool:
 
 def graph_dtypes(method: Method, case: Case) -> tuple[str, ...]:
     """Dtypes to export in: all for the first case of every rank, which a graph's other options do not interact with."""
-    return tuple(DTYPES) if is_first_of_its_rank(method, case) else ("float32",)
+    return method.graph_dtypes if is_first_of_its_rank(method, case) else ("float32",)
 
 
 @cache
