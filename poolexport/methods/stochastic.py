@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import WindowLayer, require_choice
+from poolexport.methods._layers import WindowLayer, require_choice, widened
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape, power_of_two
 from poolexport_ops._window import Ints
 from poolexport_ops.weighted_average_pool import weighted_average_pool
@@ -77,9 +77,12 @@ class _StochasticPool(WindowLayer):
     def _draw(self, activations: Tensor) -> Tensor:
         self.window.require_fit(activations.shape[2:])
         cells = self.window.cells(activations, 0.0)
+        rates = widened(cells).clamp(min=0)
+        largest = rates.amax(-1, keepdim=True)
+        rates = rates / largest.masked_fill(largest == 0, 1.0)
         # The first of several exponential clocks to ring is i with probability rate_i / sum(rates).
-        clocks = torch.empty_like(cells).exponential_()
-        drawn = (cells.clamp(min=0) / clocks).argmax(-1, keepdim=True)
+        clocks = torch.empty_like(rates).exponential_().clamp_(min=torch.finfo(rates.dtype).tiny)
+        drawn = (rates / clocks).argmax(-1, keepdim=True)
         return cells.gather(-1, drawn).squeeze(-1)
 
     def extra_options(self) -> dict[str, Any]:
