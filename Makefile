@@ -1,10 +1,11 @@
 # Every target sets up what it needs in .venv; PYTHON picks the interpreter.
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test check unit docs clean
+.PHONY: demo test test-lowest check unit docs clean
 
 demo: $(VENV)/demo.done  ## export, verify and run every reference checkpoint; out/demo/index.html shows what happened
 	$(BIN)/poolexport demo --output out/demo --force
@@ -21,11 +22,14 @@ check: $(VENV)/test.done
 unit: $(VENV)/test.done
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --ledger
 
+test-lowest:  ## the suite with the lowest versions that pyproject.toml admits, in an environment of its own
+	$(MAKE) unit VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
+
 docs: $(VENV)/test.done  ## rewrite the generated tables of README, custom_ops and docs
 	$(BIN)/python docs/generate.py
 
 # torch goes first and pinned: any other order may replace it by a build of several gigabytes.
-$(VENV)/torch.done: constraints.txt
+$(VENV)/torch.done: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	@touch $@
@@ -39,4 +43,4 @@ $(VENV)/test.done: $(VENV)/torch.done pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) out build
+	rm -rf .venv .venv-lowest out build

@@ -95,7 +95,7 @@ class Operator:
         return tuple(nodes)
 
     def function(
-        self, inputs: Sequence[ir.Value], attributes: Mapping[str, ir.Attr], *, opset: int, overload: str = ""
+        self, inputs: Sequence[ir.Value], attributes: Mapping[str, ir.Attr], *, opset: int, name: str = ""
     ) -> ir.Function:
         """The body of a node with these inputs and attributes as a model-local function.
 
@@ -103,7 +103,7 @@ class Operator:
             inputs: the node's inputs; their dtypes are read.
             attributes: the node's attributes.
             opset: version of the standard operators to use.
-            overload: name that tells two bodies of one operator apart.
+            name: of the function, where a model holds several bodies of one operator; the operator's by default.
         """
         dtype = inputs[0].dtype
         if dtype is None:
@@ -121,7 +121,7 @@ class Operator:
         results = [op.Identity(value) if value in formal else value for value in results]
         graph = ir.Graph(formal, results, nodes=op.nodes, opset_imports={"": opset}, name=self.name)
         declared = [ir.Attr(name, attribute.type, None) for name, attribute in attributes.items()]
-        return ir.Function(DOMAIN, self.name, overload, graph=graph, attributes=declared)
+        return ir.Function(DOMAIN, name or self.name, graph=graph, attributes=declared)
 
 
 def _each(result: Any, function: Callable[[Tensor], Tensor]) -> Any:

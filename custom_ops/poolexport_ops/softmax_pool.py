@@ -5,8 +5,8 @@
     y = sum(e_i x_i) / sum(e_i)
 
 Subtracting the maximum of the same window makes the largest weight 1: nothing overflows, and no denominator is 0
-however far the window lies below its neighbours. A cell of weight 0 adds nothing, whatever it holds; a window whose
-logits are all -inf, or that holds +inf or NaN, gives NaN.
+however far the window lies below its neighbours. A cell whose weight underflows to 0 adds nothing, whatever it holds; a
+window whose logits are all -inf, or that holds +inf or NaN, gives NaN.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from torch import Tensor
 from poolexport_ops._body import Body, total
 from poolexport_ops._operator import Operator
 from poolexport_ops._window import Window
+
+#: Where exp is 0, in float32 and in float64.
+UNDERFLOW = (-104.0, -746.0)
 
 
 def torch_form(
@@ -44,8 +47,9 @@ def torch_form(
     window = Window.of(kernel_shape, strides, pads, dilations)
     window.require_fit(x.shape[2:])
     scores = window.cells(logits, -float("inf"))
-    weights = torch.exp(scores - scores.amax(-1, keepdim=True).detach())
-    values = window.cells(x, 0.0).masked_fill(weights == 0, 0.0)
+    shifted = scores - scores.amax(-1, keepdim=True).detach()
+    weights = torch.exp(shifted)
+    values = window.cells(x, 0.0).masked_fill(shifted < UNDERFLOW[x.dtype == torch.float64], 0.0)
     return (weights * values).sum(-1) / weights.sum(-1)
 
 
@@ -63,9 +67,12 @@ def onnx_form(
     scores = op.cells(logits, window, -float("inf"))
     values = op.cells(x, window, 0.0)
     largest = op.reduce(logits, window, -float("inf"), "Max")
-    zero = op.number(0.0)
-    weights = [op.Exp(op.Sub(score, largest)) for score in scores]
-    weighted = [op.Where(op.Equal(w, zero), zero, op.Mul(w, v)) for w, v in zip(weights, values)]
+    zero, underflow = op.number(0.0), op.number(UNDERFLOW[op.dtype == ir.DataType.DOUBLE])
+    shifted = [op.Sub(score, largest) for score in scores]
+    weights = [op.Exp(shift) for shift in shifted]
+    # Told by the exponent: exp(-inf) in float64 is not exactly 0 in onnxruntime 1.20.
+    absent = [op.Less(shift, underflow) for shift in shifted]
+    weighted = [op.Where(none, zero, op.Mul(w, v)) for none, w, v in zip(absent, weights, values)]
     return op.Div(total(op, weighted), total(op, weights))
 
 

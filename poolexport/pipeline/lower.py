@@ -13,7 +13,8 @@ from poolexport_ops import DOMAIN, VERSION, operators
 def lower(model: ir.Model, *, portable: bool = False) -> ir.Model:
     """Attach the function bodies, or with ``portable`` write them out where they are called.
 
-    Nodes of equal configuration share a body; further bodies of one operator are told apart by their overload name.
+    Nodes of equal configuration share a body; further bodies of one operator are told apart by a number behind its
+    name. ONNX has overload names for this, but onnxruntime before 1.28 ignores them and runs the wrong body.
     """
     bodies: dict[tuple[object, ...], ir.Function] = {}
     counts: dict[str, int] = {}
@@ -34,10 +35,10 @@ def lower(model: ir.Model, *, portable: bool = False) -> ir.Model:
         if key not in bodies:
             count = counts.get(node.op_type, 0)
             counts[node.op_type] = count + 1
-            overload = f"v{count + 1}" if count else ""
+            name = f"{operator.name}_{count + 1}" if count else operator.name
             inputs = [value for value in node.inputs if value is not None]
-            bodies[key] = operator.function(inputs, node.attributes, opset=opset, overload=overload)
-        node.overload = bodies[key].overload
+            bodies[key] = operator.function(inputs, node.attributes, opset=opset, name=name)
+        node.op_type = bodies[key].name
     for function in bodies.values():
         model.functions[function.identifier()] = function
     if bodies:

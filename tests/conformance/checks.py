@@ -62,9 +62,10 @@ def leaves_expected_operators(method: Method, case: Case, get: Get) -> None:
     """The graph holds the operators of the card and standard ones, inlined only standard ones, and nothing random."""
     allowed = {operator.name for operator in method.operators}
     graph = get(method, case, "float32").graph(False)
-    ours = {node.op_type for node in graph.graph.node if node.domain == DOMAIN}
+    called = {node.op_type for node in graph.graph.node if node.domain == DOMAIN}
+    ours = {re.sub(r"_\d+$", "", name) for name in called}
     assert ours <= allowed, f"{ours - allowed} not on the card"
-    assert {f.name for f in graph.functions} == ours, "a body without a call, or a call without a body"
+    assert {f.name for f in graph.functions} == called, "a body without a call, or a call without a body"
     inlined = get(method, case, "float32").graph(True)
     assert not inlined.functions
     assert {node.domain for node in inlined.graph.node} <= {""}
