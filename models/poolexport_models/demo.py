@@ -325,8 +325,7 @@ def _strips(plan: Recipe, model: nn.Module, folder: Path) -> tuple[Strip, ...]:
     if plan.hole == "head":
         return _head_on_digit(layer, path, digit, features), _head_on_photograph(plan, folder)
     channel = _most_alike(features, digit)
-    x = photograph().expand(1, features.shape[1], -1, -1).contiguous()
-    times = next((n for n in range(1, REPEATS) if _repeated(layer, x, n).shape[-1] <= SHRINK * x.shape[-1]), REPEATS)
+    x, times = _photograph_for(layer, features.shape[1])
     strips = [
         _pool_on_digit(layer, path, digit, features, channel),
         _pool_on_photograph(layer, path, x, channel, times),
@@ -334,6 +333,24 @@ def _strips(plan: Recipe, model: nn.Module, folder: Path) -> tuple[Strip, ...]:
     if catalog.methods()[plan.method].random:
         strips.append(_pool_in_training(plan, layer, x, channel, times))
     return tuple(strips)
+
+
+def pooled_photograph(method: str) -> np.ndarray | None:
+    """What the trained layer of a method makes of the photograph, (H, W); None where it leaves no map to look at."""
+    plan = recipe(method)
+    if plan.hole == "head":
+        return None
+    model = load(method)
+    layer = _layer(plan, model)
+    channels = _features(model, layer, digits().test_images[:1]).shape[1]
+    return _repeated(layer, *_photograph_for(layer, channels))[0, 0]
+
+
+def _photograph_for(layer: nn.Module, channels: int) -> tuple[Tensor, int]:
+    """The photograph as every channel of a layer's input, and how often to pool it."""
+    x = photograph().expand(1, channels, -1, -1).contiguous()
+    shrunk = (n for n in range(1, REPEATS) if _repeated(layer, x, n).shape[-1] <= SHRINK * x.shape[-1])
+    return x, next(shrunk, REPEATS)
 
 
 def _features(model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:

@@ -180,7 +180,10 @@ def test_power_average_pool(rank, dtype, p):
         compare("PowerAveragePool", {**window.onnx(), "p": p, "signed": True}, x.abs())
 
 
-@pytest.mark.parametrize("name", sorted(operators()))
+WINDOWED = sorted(name for name, operator in operators().items() if "kernel_shape" in operator.attributes)
+
+
+@pytest.mark.parametrize("name", WINDOWED)
 def test_empty_batch_gives_an_empty_answer(name):
     window = Window.from_torch(2, 3, 2, 1, ceil_mode=True).onnx()
     extra = {
@@ -188,9 +191,6 @@ def test_empty_batch_gives_an_empty_answer(name):
         "PowerAveragePool": {"p": 2.0, "signed": False},
     }
     x = torch.zeros(0, 3, 7, 8)
-    if name == "GlobalAveragePool":
-        assert run_onnx(name, {"axes": [2, 3], "keepdims": 1}, x)[0].shape == (0, 3, 1, 1)
-        return
     second = {"SoftmaxPool": x, "WeightedAveragePool": x, "WeightedSumPool": torch.ones(1, 9)}
     tensors = (x, second[name]) if name in second else (x,)
     assert run_onnx(name, {**window, **extra.get(name, {})}, *tensors)[0].shape == (0, 3, 4, 5)
