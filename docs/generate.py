@@ -26,7 +26,7 @@ def methods_table() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     rows += [
-        f"| {method.name} | {layer_names(method)} | {method.training} | {method.inference} | {form(method)} "
+        f"| [{method.name}](docs/methods/{method.name}.md) | {layer_names(method)} | {method.training} | {method.inference} | {form(method)} "
         f"| N, {', '.join('DHW'[-max(method.ranks) :])} | {method.paper.authors.split(',')[0]} et al. "
         f"{method.paper.year} |"
         for method in catalog.methods().values()
@@ -86,12 +86,11 @@ def method_page(method: Method) -> str:
     if method.notes:
         lines += ["## Where sources or runtimes disagree", "", *(f"- {note}" for note in method.notes), ""]
     lines += ["## Layers", ""]
-    described: set[str] = set()
+    alike: dict[tuple[str, str], list[str]] = {}
     for layer in (*method.layers, *method.variants):
-        text = inspect.getdoc(layer) or ""
-        lines += [f"### `{layer.__name__}{signature(layer)}`", ""]
-        lines += ["See above.", ""] if text in described else ["```text", text, "```", ""]
-        described.add(text)
+        alike.setdefault((inspect.getdoc(layer) or "", signature(layer)), []).append(layer.__name__)
+    for (text, arguments), names in alike.items():
+        lines += [f"### {', '.join(names)}", "", f"`{names[-1]}({arguments})`", "", "```text", text, "```", ""]
     lines += ["## What is refused", "", "| options | input | answer |", "|---|---|---|"]
     lines += [
         f"| `{dict(limit.options)}` | {'any' if limit.shape is None else 'x'.join(map(str, limit.shape))} "
@@ -102,8 +101,11 @@ def method_page(method: Method) -> str:
 
 
 def signature(layer: type) -> str:
-    """The constructor as a user writes it."""
-    return str(inspect.signature(layer)).partition(" -> ")[0]
+    """The constructor's arguments as a user writes them."""
+    return ", ".join(
+        p.name if p.default is p.empty else f"{p.name}={p.default!r}"
+        for p in inspect.signature(layer).parameters.values()
+    )
 
 
 def index_page() -> str:
