@@ -25,13 +25,21 @@ def methods_table() -> str:
         "| method | layers | in training | in inference | ONNX form | dynamic axes | paper |",
         "|---|---|---|---|---|---|---|",
     ]
-    rows += [
-        f"| [{method.name}](docs/methods/{method.name}.md) | {layer_names(method)} | {method.training} | {method.inference} | {form(method)} "
-        f"| N, {', '.join('DHW'[-max(method.ranks) :])} | {method.paper.authors.split(',')[0]} et al. "
-        f"{method.paper.year} |"
-        for method in catalog.methods().values()
-    ]
+    rows += [method_row(method) for method in catalog.methods().values()]
     return "\n".join(rows)
+
+
+def method_row(method: Method) -> str:
+    cells = (
+        f"[{method.name}](docs/methods/{method.name}.md)",
+        layer_names(method),
+        method.training,
+        method.inference,
+        form(method),
+        f"N, {', '.join('DHW'[-max(method.ranks) :])}",
+        f"{method.paper.authors.split(',')[0]} et al. {method.paper.year}",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def layer_names(method: Method) -> str:
