@@ -27,6 +27,7 @@ test-lowest:  ## the suite with the lowest versions that pyproject.toml admits, 
 
 docs: $(VENV)/test.done  ## rewrite the generated tables of README, custom_ops and docs
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/regenerate.py
 
 # torch goes first and pinned: any other order may replace it by a build of several gigabytes.
 $(VENV)/torch.done: $(CONSTRAINTS)

@@ -41,7 +41,8 @@ class Manifest:
     Args:
         inputs, outputs: ports in order.
         opset: version of the standard operators.
-        form: "function" (bodies are model-local functions) or "inlined" (standard operators only).
+        form: "function" (bodies are model-local functions), "inlined" (they were written out where they are called), or
+            "plain" (there is no operator of ours).
         layers: method of every pooling layer, by dotted path.
         inference_rules: the fixed rule of every layer that is random in training, by dotted path.
         example_shapes: shapes the graph was traced with, one per input.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
 
 from poolexport import catalog
 
 
-def __getattr__(name: str) -> type[nn.Module]:
+def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return __dir__()
     try:
         return catalog.layers()[name]
     except KeyError:

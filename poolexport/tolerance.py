@@ -13,8 +13,8 @@ import numpy as np
 
 #: A result may be this many times farther from the truth than torch in the same precision ...
 FACTOR = 4.0
-#: ... plus this many units of rounding, at the scale of the whole answer. Long float32 sums need them: onnxruntime's
-#: mean of 1024 x 1024 equal values is off by 23. Sums of half precision are made in float32, and rounded once.
+#: ... plus this many units of rounding, at the scale of the whole answer. Long float32 sums need them: onnxruntime
+#: adds up rows of a thousand cells one after the other. Sums of half precision are made in float32, and rounded once.
 FLOOR_ULPS = {"float64": 32.0, "float32": 32.0, "float16": 4.0}
 
 #: Bounds on one layer against its float64 reference, relative to each element and to the scale of the answer; for
@@ -33,6 +33,7 @@ class Judgement:
         peer_error: largest distance of torch, in the same precision, from the truth.
         bound: the distance that was allowed.
         scale: largest finite magnitude of the truth.
+        finite: whether any number was compared.
         reason: why it failed; empty where it passed.
     """
 
@@ -42,6 +43,7 @@ class Judgement:
     bound: float
     scale: float
     reason: str = ""
+    finite: bool = True
 
 
 def judge(
@@ -88,7 +90,7 @@ def judge(
         reason = f"error {error:.3g} exceeds {bound:.3g} (torch itself: {peer_error:.3g})"
     else:
         reason = ""
-    return Judgement(not reason, error, peer_error, bound, scale, reason)
+    return Judgement(not reason, error, peer_error, bound, scale, reason, bool(finite.any()) or not truth.size)
 
 
 def _failed(reason: str) -> Judgement:

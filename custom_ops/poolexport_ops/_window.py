@@ -124,9 +124,10 @@ class Window:
         """Raise a ValueError where an axis is too short for a single window."""
         for axis, (n, b, q, e) in enumerate(zip(lengths, self.begin, self.end, self.extent)):
             if n < 1 or n + b + q < e:
+                padded = f" ({n + b + q} with padding)" if b + q else ""
                 raise ValueError(
-                    f"the window does not fit: spatial axis {axis} has length {n}, with padding {n + b + q}, "
-                    f"and the kernel spans {e}; use a smaller kernel or a larger input"
+                    f"the window does not fit: spatial axis {axis} has length {n}{padded}, and the kernel spans {e}; "
+                    "use a smaller kernel or a larger input"
                 )
 
     def pad(self, x: Tensor, value: float) -> Tensor:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 import torch
 
 from poolexport.errors import ExportError, RandomnessError
+from poolexport.pipeline._ports import settle_ports
 from poolexport.pipeline._state import random_states_kept
 from poolexport.pipeline.prepare import Prepared
 
@@ -60,6 +61,7 @@ def export(prepared: Prepared) -> ir.Model:
             f"torch wrote opset {found} instead of {prepared.opset}, because it cannot convert an operator of this "
             f"model; export with opset={found}"
         )
+    settle_ports(model, prepared.input_names, prepared.output_names)
     _name_axes(model, prepared)
     require_no_randomness(model)
     return model
@@ -144,8 +146,8 @@ def _explain(error: Exception, prepared: Prepared) -> str:
         named = prepared.axes[prepared.input_names.index(name)] if name in prepared.input_names else {}
         label = named.get(int(axis), axis)
         return (
-            f"axis {label} (number {axis}) of input {name!r} cannot be dynamic: the model works only at its length of "
-            f"{length}; leave it out of dynamic_shapes"
+            f"axis {label} (number {axis}) of input {name!r} cannot be dynamic: the model, or torch's exporter, fixes "
+            f"it at its length of {length}; leave it out of the dynamic axes, or replace the layer that fixes it"
         )
     branch = re.search(r"Could not (?:guard on|extract) [^(\n]*", text)
     if branch:

@@ -15,12 +15,14 @@ from onnx_ir.passes.common import (
     RemoveUnusedOpsetsPass,
 )
 
+from poolexport.pipeline._ports import settle_ports
+
 
 class ReduceOneAxisAtATime(ir.passes.InPlacePass):
     """Replace a sum or mean over several axes by one per axis, the last axis first.
 
-    onnxruntime adds up several axes in one long float32 row, which loses digits (on a 320 x 320 photograph 8.0e-6
-    instead of 6.7e-8); axis by axis the rows are short, and the mean of equally many means is the same mean.
+    onnxruntime adds up several axes in one long float32 row, which loses digits; axis by axis the rows are short, and
+    the mean of equally many means is the same mean.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -82,7 +84,8 @@ PRIVATE = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
 
 def optimise(model: ir.Model) -> ir.Model:
     """The same computation, tidier, and without source paths."""
-    model = Sequential(*PASSES)(model).model
+    names = [[value.name or "" for value in ports] for ports in (model.graph.inputs, model.graph.outputs)]
+    model = settle_ports(Sequential(*PASSES)(model).model, *names)
     graphs = [model.graph, *(function.graph for function in model.functions.values())]
     for graph in graphs:
         graph.doc_string = None

@@ -84,7 +84,7 @@ def describe(model: ir.Model, prepared: Prepared, verdict: Verdict | None, *, po
         inputs=tuple(_port(value) for value in model.graph.inputs),
         outputs=tuple(_port(value) for value in model.graph.outputs),
         opset=prepared.opset,
-        form="inlined" if portable else "function",
+        form="function" if model.functions else "inlined" if portable and prepared.layers else "plain",
         layers=dict(prepared.layers),
         inference_rules=dict(prepared.inference_rules),
         example_shapes=tuple(tuple(x.shape) for x in prepared.args),
@@ -156,7 +156,10 @@ def _move(source: Path, target: Path) -> None:
     except OSError:
         aside.rename(target)
         raise
-    shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink()
 
 
 __all__ = ["describe", "package", "require_free"]

@@ -22,7 +22,11 @@ from poolexport.pipeline._state import buffers_kept, random_states_kept, tensors
 #: Versions of the standard operators that the exporter writes and onnxruntime runs.
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20
+#: Bytes of weights that fit into one file.
+LARGEST = 2**31 - 2**24
 
+#: Inputs and outputs of every module call by dotted path, in the order in which the calls end.
+Record = dict[str, tuple[list[Tensor], list[Tensor]]]
 DynamicShapes = Mapping[Any, Any] | Sequence[Any] | None
 
 
@@ -71,14 +75,23 @@ def prepare(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            "the model is compiled TorchScript, which cannot be examined; give the module it was made from"
+        )
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if torch.is_tensor(t))
+    if size > LARGEST:
+        raise InputError(
+            f"the weights take {size / 2**30:.1f} GiB; one .onnx file holds at most 2, and more is not supported"
+        )
     examples = _examples(args)
     opset = _opset(opset)
     require_eval(model)
     names = _input_names(model, examples, input_names)
     axes = _axes(names, examples, dynamic_shapes)
-    examples = tuple(_traceable(x, named) for x, named in zip(examples, axes))
     duplicate = _copy(model)
-    require_repeatable(duplicate, examples)
+    called = require_repeatable(duplicate, examples)
+    examples = tuple(_traceable(x, named) for x, named in zip(examples, axes))
     count = len(tensors_of(run(duplicate, examples)))
     if count == 0:
         raise InputError("the model returns no tensor; its forward must return a tensor or a structure of tensors")
@@ -88,7 +101,7 @@ def prepare(
     taken = [*names, *outputs]
     if len(set(taken)) != len(taken):
         raise InputError(f"input and output names must differ, got {taken}")
-    found = {path: catalog.method_of(module) for path, module in model.named_modules()}
+    found = {path: catalog.method_of(module) for path, module in model.named_modules() if path in called}
     ours = {path or "(the model itself)": method for path, method in found.items() if method}
     modules = dict(model.named_modules())
     return Prepared(
@@ -124,23 +137,42 @@ def require_eval(model: nn.Module) -> None:
     )
 
 
-def require_repeatable(model: nn.Module, args: Sequence[Tensor]) -> None:
-    """Raise a RandomnessError naming the first module that answers one input in two ways."""
+def require_repeatable(model: nn.Module, args: Sequence[Tensor]) -> set[str]:
+    """The dotted paths of the modules that are called.
+
+    Raises:
+        RandomnessError: a module answers one input in two ways; the first such module is named.
+    """
     records = []
-    for seed in (1, 2, 3):
+    for seed in (1, 1, 2, 3):
         with random_states_kept(seed), _recorded(model) as record:
-            record["the model's output"] = ([], _snapshot(run(model, args)))
+            record[OUTPUT] = ([], _snapshot(run(model, args)))
         records.append(record)
-    first = records[0]
-    for other in records[1:]:
-        for path, (inputs, outputs) in first.items():
-            if path in other and _same(inputs, other[path][0]) and not _same(outputs, other[path][1]):
-                kind = dict(model.named_modules()).get(path.partition(" ")[0])
-                who = f"{path} ({type(kind).__name__})" if kind is not None and path else path
-                raise RandomnessError(
-                    f"two eval() runs on the same input differ, first in {who or 'the model itself'}: it draws random "
-                    "numbers in eval mode; give the layer a fixed inference rule, or pass training=self.training"
-                )
+    for other, cause, advice in (
+        (records[1], "its answer depends on earlier calls", "a buffer must not change in eval mode"),
+        (records[2], "it draws random numbers in eval mode", RANDOM_ADVICE),
+        (records[3], "it draws random numbers in eval mode", RANDOM_ADVICE),
+    ):
+        culprit = _first_difference(records[0], other)
+        if culprit is not None:
+            kind = dict(model.named_modules()).get(culprit.partition(" (")[0])
+            who = f"{culprit} ({type(kind).__name__})" if kind is not None and culprit else culprit
+            raise RandomnessError(
+                f"two eval() runs on the same input differ, first in {who or 'the model itself'}: {cause}; {advice}"
+            )
+    return {path.partition(" (")[0] for path in records[0]} - {OUTPUT}
+
+
+OUTPUT = "the model's output"
+RANDOM_ADVICE = "give the layer a fixed inference rule, or pass training=self.training"
+
+
+def _first_difference(first: Record, other: Record) -> str | None:
+    """The first module that answers the same input differently."""
+    for path, (inputs, outputs) in first.items():
+        if path in other and _same(inputs, other[path][0]) and not _same(outputs, other[path][1]):
+            return path
+    return None
 
 
 def run(model: nn.Module, args: Sequence[Tensor]) -> Any:
@@ -168,14 +200,14 @@ def run(model: nn.Module, args: Sequence[Tensor]) -> Any:
 
 
 @contextmanager
-def _recorded(model: nn.Module) -> Iterator[dict[str, tuple[list[Tensor], list[Tensor]]]]:
+def _recorded(model: nn.Module) -> Iterator[Record]:
     """Inputs and outputs of every module call, in the order in which the calls end."""
-    record: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+    record: Record = {}
     hooks = []
     for path, module in model.named_modules():
 
         def remember(_: nn.Module, inputs: Any, output: Any, path: str = path) -> None:
-            call = sum(1 for known in record if known.partition(" ")[0] == path)
+            call = sum(1 for known in record if known.partition(" (")[0] == path)
             record[f"{path} (call {call + 1})" if call else path] = (_snapshot(inputs), _snapshot(output))
 
         hooks.append(module.register_forward_hook(remember))

@@ -134,6 +134,10 @@ def verify(
         progress("verify", len(plan), len(plan))
     verdict = Verdict(tuple(checks), tuple(skipped), "float64" if precise else "float32")
     _require_unseen(verdict, ports, example)
+    if not any(judgement.finite for check in checks for judgement in check.judgements):
+        spoilt = [name for name, t in model.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
+        where = f"; {spoilt[0]} holds NaN or infinities" if spoilt else ""
+        raise InputError(f"the model answers nothing but NaN and infinities, so there is nothing to compare{where}")
     if not verdict.passed:
         failures = verdict.failures
         raise ParityError(
@@ -227,6 +231,8 @@ def _double(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _require_same_inputs(ports: Sequence[ort.NodeArg], example: Sequence[Tensor]) -> None:
+    if not ports:
+        raise InputError("the file has no inputs: its answer is a constant, and there is nothing to compare")
     if len(ports) != len(example):
         names = [port.name for port in ports]
         raise InputError(f"the file has {len(ports)} inputs {names}, but {len(example)} examples were given")

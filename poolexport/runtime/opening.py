@@ -43,11 +43,11 @@ def session(
             ...
         poolexport.errors.InputError: there is no model at missing.onnx
     """
-    options = options or ort.SessionOptions()
+    if options is None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong comes back as an exception
     if threads is not None:
         options.intra_op_num_threads = threads
-    if options.log_severity_level < 3:
-        options.log_severity_level = 3
     source = path if isinstance(path, bytes) else os.fspath(model_path(path))
     try:
         return ort.InferenceSession(source, options, providers=list(providers or ["CPUExecutionProvider"]))

@@ -180,6 +180,44 @@ def test_existing_target_is_kept_unless_forced(net, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["net.onnx"]
 
 
+def test_forced_export_through_a_link_replaces_the_link_only(net, tmp_path):
+    first = poolexport.export(net, IMAGE, tmp_path / "first")
+    (tmp_path / "link").symlink_to(first.path)
+    poolexport.export(net, IMAGE, tmp_path / "link", force=True)
+    assert sorted(os.listdir(tmp_path)) == ["first", "link"]
+    assert not (tmp_path / "link").is_symlink()
+    assert poolexport.verify(tmp_path / "first", net).passed
+
+
+def test_form_is_plain_where_nothing_of_ours_is_in_the_graph(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2)).eval()
+    for portable in (False, True):
+        bundle = poolexport.export(model, IMAGE, tmp_path / f"net-{portable}", portable=portable)
+        assert (bundle.manifest.form, bundle.manifest.layers) == ("plain", {})
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pool = poolexport.nn.SoftPool2d(2)
+        self.spare = poolexport.nn.SoftPool2d(3)
+
+    def forward(self, x):
+        return self.pool(x)
+
+
+def test_layer_that_is_never_called_is_not_in_the_manifest(tmp_path):
+    bundle = poolexport.export(Unused().eval(), IMAGE, tmp_path / "net")
+    assert bundle.manifest.layers == {"pool": "softpool"}
+
+
+def test_runtime_failures_leave_stderr_alone(tmp_path, capfd):
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(3)).eval()
+    with pytest.raises(ParityError):
+        poolexport.export(model, torch.randn(1, 1, 16, 16), tmp_path / "net", dynamic_shapes=NHW)
+    assert capfd.readouterr().err == ""
+
+
 def test_folder_that_is_not_a_bundle_is_never_replaced(net, tmp_path):
     folder = tmp_path / "thesis"
     folder.mkdir()

@@ -67,6 +67,37 @@ def test_randomness_in_eval_is_refused_and_its_module_named(function):
         prepare(network(Functional(function)), IMAGE)
 
 
+class Counts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+def test_answer_that_depends_on_earlier_calls_is_told_from_randomness():
+    model = network(Counts())
+    with pytest.raises(RandomnessError, match=r"1\.inner \(Counts\): its answer depends on earlier calls"):
+        prepare(model, IMAGE)
+    assert model[1].inner.calls == 0
+
+
+def test_compiled_and_oversized_models_are_refused():
+    with pytest.raises(InputError, match="compiled TorchScript"):
+        prepare(torch.jit.trace(nn.ReLU().eval(), IMAGE), IMAGE)
+    huge = nn.Linear(1, 1, device="meta").eval()
+    huge.weight = nn.Parameter(torch.empty(2**15, 2**15, device="meta"))
+    with pytest.raises(InputError, match=r"the weights take 4\.0 GiB"):
+        prepare(huge, IMAGE)
+
+
+def test_error_shows_the_shape_that_was_given():
+    with pytest.raises(InputError, match="input of shape 1x3x12x14"):
+        prepare(network(nn.ReLU()), torch.randn(1, 3, 12, 14), dynamic_shapes={0: "N"})
+
+
 def test_stochastic_layer_in_eval_is_not_random():
     prepared = prepare(network(poolexport.nn.StochasticPool2d(2)), IMAGE)
     assert prepared.inference_rules == {"1.inner": "expectation: probability-weighted average"}
