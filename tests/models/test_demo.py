@@ -55,7 +55,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
 @pytest.fixture
 def unillustrated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows without their pictures, which cost an export more."""
-    monkeypatch.setattr(demo, "_strips", lambda *_: ())
+    monkeypatch.setattr(demo, "strips_of", lambda *_: ())
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_the_page_says_what_the_catalogue_says(shown: Shown) -> None:
 
 
 def test_the_same_pictures_come_out_again(shown: Shown, tmp_path: Path) -> None:
-    strips = demo._strips(recipe("mixed"), load("mixed"), tmp_path)
+    strips = demo.strips_of(recipe("mixed"), load("mixed"), tmp_path)
     assert len(strips) == 3
     assert all(picture.uri in shown.page for strip in strips for picture in strip.pictures)
 
@@ -233,7 +233,7 @@ def test_a_layer_that_fails_by_itself_fails_the_row(
     def fail(*_: Any) -> None:
         raise ParityError("the layer differs", Verdict((), (), "float64"))
 
-    monkeypatch.setattr(demo, "_strips", fail)
+    monkeypatch.setattr(demo, "strips_of", fail)
     (row,) = demo.main(tmp_path, only=["max"])
     assert not row.passed
     assert row.failures == ["max: the layer by itself: the layer differs"]
