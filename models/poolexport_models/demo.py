@@ -1,7 +1,8 @@
 """Every method from its checkpoint to onnxruntime: exported twice, proven, run on all test digits, drawn on a page.
 
 A row is the evidence for one method. It passes where both files were proven equal to the model (dynamic N, H and W) and
-predict, for every test digit, the class that torch predicts.
+predict, for every test digit, the class that torch predicts, and where every answer to a digit and every picture is
+right by the rule of ``poolexport.tolerance``.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from poolexport import catalog
 from poolexport.errors import OutputError, PoolExportError
 from poolexport_models.data import digits
-from poolexport_models.evidence import FORMS, Form, Row, accuracy_of, form_of
+from poolexport_models.evidence import FORMS, Form, Row, accuracy_of, form_of, in_torch
 from poolexport_models.extras import PACKAGES, require
 from poolexport_models.pictures import Picture
 from poolexport_models.recipes import Recipe, load, recipe, recipes
@@ -147,19 +147,18 @@ def _section(plan: Recipe, model: nn.Module, folder: Path, step: Callable[[int],
     folder.mkdir(parents=True, exist_ok=True)
     data = digits()
     step(0)
-    with torch.no_grad():
-        answers = model(data.test_images)
+    accuracy = accuracy_of(in_torch(model, data.test_images))
     forms = []
     for number, name in enumerate(FORMS, 1):
         step(number)
-        forms.append(form_of(name, model, answers, folder))
+        forms.append(form_of(name, model, folder))
     step(len(FORMS) + 1)
     strips: tuple[Strip, ...] = ()
-    reason = ""
     try:
         strips = strips_of(plan, model, folder)
+        wrong = [f"{strip.title.lower()}: {strip.reason}" for strip in strips if strip.reason]
     except PoolExportError as error:
-        reason = f"the layer by itself: {error}"
+        wrong = [str(error)]
     method = catalog.methods()[plan.method]
     layer = layer_in(plan, model)
     row = Row(
@@ -167,10 +166,10 @@ def _section(plan: Recipe, model: nn.Module, folder: Path, step: Callable[[int],
         network=plan.network.__name__,
         hole=plan.hole,
         images=len(data.test_labels),
-        accuracy=accuracy_of(answers.numpy()),
+        accuracy=accuracy,
         forms=tuple(forms),
         seconds=time.perf_counter() - started,
-        reason=reason,
+        reason=f"the layer by itself: {'; '.join(wrong)}" if wrong else "",
     )
     paper = method.paper
     return Section(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 import poolexport
 from poolexport.errors import PoolExportError
+from poolexport.tolerance import judge
 from poolexport_models.data import digits
 
 AXES = {0: "N", 2: "H", 3: "W"}
@@ -57,7 +60,7 @@ class Row:
         accuracy: share of right predictions of the model in torch.
         forms: the two files.
         seconds: for everything, pictures included.
-        reason: why it failed outside of a form; empty where it did not.
+        reason: why the layer by itself failed; empty where it did not.
     """
 
     method: str
@@ -84,35 +87,84 @@ class Row:
         return {"passed": self.passed, **asdict(self)}
 
 
-def form_of(name: str, model: nn.Module, answers: Tensor, folder: Path) -> Form:
-    """Export one form, run all test digits through the file, and compare with torch's answers."""
+def form_of(name: str, model: nn.Module, folder: Path) -> Form:
+    """Export one form, run all test digits through the file, and judge its answers."""
     data = digits()
     try:
         bundle = poolexport.export(
             model, data.test_images[:2], folder / name, dynamic_shapes=AXES, portable=FORMS[name], force=True
         )
-        found = run(bundle.path, data.test_images)
+        answers = ask(model, bundle.path, data.test_images)
     except PoolExportError as error:
         return Form(name, "FAIL", reason=str(error))
-    expected = answers.numpy()
-    differing = int((found.argmax(1) != expected.argmax(1)).sum())
+    differing = int((answers.runtime.argmax(1) != answers.torch.argmax(1)).sum())
+    told = [f"{differing} of {len(answers.torch)} predictions differ from torch"] if differing else []
+    told += [f"the answers to the test digits: {answers.reason}"] if answers.reason else []
     return Form(
         name,
         bundle.manifest.verdict,
         checks=bundle.manifest.checks,
-        accuracy=accuracy_of(found),
+        accuracy=accuracy_of(answers.runtime),
         differing=differing,
-        largest=float(np.abs(found - expected).max()),
-        reason=f"{differing} of {len(expected)} predictions differ from torch" if differing else "",
+        largest=float(np.abs(answers.runtime - answers.torch).max()),
+        reason="; ".join(told),
     )
 
 
 def accuracy_of(answers: np.ndarray) -> float:
+    """Share of the test digits whose class is the likeliest in their answer."""
     return float((answers.argmax(1) == digits().test_labels.numpy()).mean())
 
 
-def run(path: Path, x: Tensor) -> np.ndarray:
-    """What onnxruntime answers to one input."""
+@dataclass(frozen=True)
+class Answers:
+    """What one input becomes.
+
+    Args:
+        torch: by the model.
+        runtime: by its file, in onnxruntime.
+        truth: by the model in float64.
+    """
+
+    torch: np.ndarray
+    runtime: np.ndarray
+    truth: np.ndarray
+
+    @property
+    def reason(self) -> str:
+        """Why the answer of the file is wrong; empty where it is right."""
+        return judge(self.runtime, self.torch, self.truth).reason
+
+
+def ask(model: nn.Module, path: Path, x: Tensor, times: int = 1) -> Answers:
+    """Ask a model and the file on disk; where more than once, each about its own last answer.
+
+    Raises:
+        PoolExportError: the answers have different shapes.
+    """
+    answers = Answers(
+        in_torch(model, x, times),
+        in_runtime(path, x, times),
+        in_torch(copy.deepcopy(model).double(), x.double(), times),
+    )
+    if answers.runtime.shape != answers.torch.shape:
+        raise PoolExportError(answers.reason)
+    return answers
+
+
+def in_torch(model: nn.Module, x: Tensor, times: int = 1) -> np.ndarray:
+    """What a model makes of ``x`` when it is applied several times."""
+    with torch.no_grad():
+        for _ in range(times):
+            x = model(x)
+    return x.numpy()
+
+
+def in_runtime(path: Path, x: Tensor, times: int = 1) -> np.ndarray:
+    """What a file makes of ``x`` when it is applied several times."""
     session = poolexport.session(path)
-    result: np.ndarray = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
-    return result
+    name = session.get_inputs()[0].name
+    answer: np.ndarray = x.numpy()
+    for _ in range(times):
+        answer = session.run(None, {name: answer})[0]
+    return answer

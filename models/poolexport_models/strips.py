@@ -15,7 +15,7 @@ import poolexport
 from poolexport import catalog
 from poolexport_models import pictures
 from poolexport_models.data import digits, photograph
-from poolexport_models.evidence import AXES, run
+from poolexport_models.evidence import AXES, ask, in_torch
 from poolexport_models.pictures import Picture
 from poolexport_models.recipes import Recipe, load, recipe
 
@@ -34,11 +34,19 @@ CONTRAST = 0.3
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of pictures: an input, what the pooling makes of it in torch and in onnxruntime, how far they are apart."""
+    """A row of pictures: an input, what the pooling makes of it in torch and in onnxruntime, how far they are apart.
+
+    Args:
+        title: of the row.
+        text: what is seen.
+        pictures: from left to right.
+        reason: why what onnxruntime made of it is wrong; empty where it is right, or not in the pictures.
+    """
 
     title: str
     text: str
     pictures: tuple[Picture, ...]
+    reason: str = ""
 
 
 def layer_in(plan: Recipe, model: nn.Module) -> nn.Module:
@@ -75,13 +83,13 @@ def pooled_photograph(method: str) -> np.ndarray | None:
     model = load(method)
     layer = layer_in(plan, model)
     channels = _features(model, layer, digits().test_images[:1]).shape[1]
-    return _repeated(layer, *_photograph_for(layer, channels))[0, 0]
+    return in_torch(layer, *_photograph_for(layer, channels))[0, 0]
 
 
 def _photograph_for(layer: nn.Module, channels: int) -> tuple[Tensor, int]:
     """The photograph as every channel of a layer's input, and how often to pool it."""
     x = photograph().expand(1, channels, -1, -1).contiguous()
-    shrunk = (n for n in range(1, REPEATS) if _repeated(layer, x, n).shape[-1] <= SHRINK * x.shape[-1])
+    shrunk = (n for n in range(1, REPEATS) if in_torch(layer, x, n).shape[-1] <= SHRINK * x.shape[-1])
     return x, next(shrunk, REPEATS)
 
 
@@ -104,32 +112,33 @@ def _most_alike(features: Tensor, digit: Tensor) -> int:
 
 
 def _pool_on_digit(layer: nn.Module, path: Path, digit: Tensor, features: Tensor, channel: int) -> Strip:
-    ours, theirs = _repeated(layer, features, 1)[0, channel], run(path, features)[0, channel]
+    answers = ask(layer, path, features)
+    compared = _compared(answers.torch[0, channel], answers.runtime[0, channel])
     return Strip(
         "A feature map",
         f"A handwritten {SHOWN_DIGIT}, channel {channel} of what the network makes of it, and that channel after the "
         "first pooling.",
-        (_digit(digit), pictures.draw(features[0, channel].numpy(), "feature map"), *_compared(ours, theirs)),
+        (_digit(digit), pictures.draw(features[0, channel].numpy(), "feature map"), *compared),
+        answers.reason,
     )
 
 
 def _pool_on_photograph(layer: nn.Module, path: Path, x: Tensor, channel: int, times: int) -> Strip:
     """The photograph as every channel of the trained layer's input, pooled several times."""
-    ours = _repeated(layer, x, times)[0, channel]
-    theirs = x.numpy()
-    for _ in range(times):
-        theirs = run(path, torch.from_numpy(theirs))
+    answers = ask(layer, path, x, times)
+    ours, theirs = answers.torch[0, channel], answers.runtime[0, channel]
     averaged = F.adaptive_avg_pool2d(x[0, channel][None, None], ours.shape)[0, 0].numpy()
     low, high = _brightness(ours)
-    contrast = (theirs[0, channel] - low) / (high - low) - averaged
+    contrast = (theirs - low) / (high - low) - averaged
     return Strip(
         "A photograph",
         f"The same layer, applied {_times(times)} to a photograph: a size that the export never saw.",
         (
             before(),
-            *_compared(ours, theirs[0, channel], limits=(low, high), colours="gray"),
+            *_compared(ours, theirs, limits=(low, high), colours="gray"),
             pictures.draw(contrast, "minus plain averaging", colours="RdBu_r", limits=(-CONTRAST, CONTRAST)),
         ),
+        answers.reason,
     )
 
 
@@ -138,7 +147,7 @@ def _pool_in_training(plan: Recipe, layer: nn.Module, x: Tensor, channel: int, t
     layer = copy.deepcopy(layer).train()
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(plan.seed)
-        drawn = [_repeated(layer, x, times)[0, channel] for _ in range(DRAWS)]
+        drawn = [in_torch(layer, x, times)[0, channel] for _ in range(DRAWS)]
     return Strip(
         "In training",
         f"The layer draws at random in training: {DRAWS} passes over the photograph, in torch.",
@@ -147,13 +156,15 @@ def _pool_in_training(plan: Recipe, layer: nn.Module, x: Tensor, channel: int, t
 
 
 def _head_on_digit(layer: nn.Module, path: Path, digit: Tensor, features: Tensor) -> Strip:
-    ours, theirs = _repeated(layer, features, 1)[0].ravel(), run(path, features)[0].ravel()
+    answers = ask(layer, path, features)
+    ours, theirs = answers.torch[0].ravel(), answers.runtime[0].ravel()
     maps = pictures.mosaic(features[0].numpy(), pictures.columns_of(features.shape[1]))
     return Strip(
         "All feature maps",
         f"A handwritten {SHOWN_DIGIT}, the {features.shape[1]} channels that it becomes, and the {ours.size} numbers "
         "that the pooling makes of them.",
         (_digit(digit), pictures.draw(maps, "feature maps"), *_compared(_grid(ours), _grid(theirs))),
+        answers.reason,
     )
 
 
@@ -165,7 +176,8 @@ def _head_on_photograph(plan: Recipe, folder: Path) -> Strip:
         layer = plan.layer(x.shape[1]).eval()
     path = folder / "colour.onnx"
     poolexport.export(layer, x[:, :, :16, :16].repeat(2, 1, 1, 1), path, dynamic_shapes=AXES, force=True)
-    ours, theirs = _repeated(layer, x, 1)[0].ravel(), run(path, x)[0].ravel()
+    answers = ask(layer, path, x)
+    ours, theirs = answers.torch[0].ravel(), answers.runtime[0].ravel()
     as_colour = ours.size == x.shape[1] and ours.min() >= 0 and ours.max() <= 1
     drawn = [values.reshape(1, 1, 3) if as_colour else _grid(values) for values in (ours, theirs)]
     made = "one colour" if as_colour else f"{ours.size} numbers"
@@ -173,6 +185,7 @@ def _head_on_photograph(plan: Recipe, folder: Path) -> Strip:
         "A photograph",
         f"Red, green and blue as three channels, of a size that the export never saw; the pooling leaves {made}.",
         (pictures.draw(x[0].permute(1, 2, 0).numpy(), "photograph"), *_compared(*drawn)),
+        answers.reason,
     )
 
 
@@ -206,14 +219,6 @@ def _compared(
 
 def _grid(values: np.ndarray) -> np.ndarray:
     return pictures.mosaic(values.reshape(-1, 1, 1), pictures.columns_of(values.size))
-
-
-def _repeated(layer: nn.Module, x: Tensor, times: int) -> np.ndarray:
-    """What a layer makes of ``x`` in torch when it is applied several times."""
-    with torch.no_grad():
-        for _ in range(times):
-            x = layer(x)
-    return x.numpy()
 
 
 def _times(count: int) -> str:

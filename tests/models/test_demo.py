@@ -208,6 +208,84 @@ def test_weights_changed_after_the_export_fail_the_row(
     assert not row.passed
 
 
+def planted(monkeypatch: pytest.MonkeyPatch, fault: Callable[[onnx.ModelProto], None], *, where: str) -> None:
+    """Change the files of that name, after they were proven right and written."""
+
+    def export(model: Any, args: Any, path: Path, **options: Any) -> Bundle:
+        bundle = honest_export(model, args, path, **options)
+        if path.name == where:
+            content = onnx.load(bundle.model)
+            fault(content)
+            onnx.save(content, bundle.model)
+        return bundle
+
+    monkeypatch.setattr(poolexport, "export", export)
+
+
+def shift_every_answer(model: onnx.ModelProto) -> None:
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "classifier.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
+
+
+def double_every_answer(model: onnx.ModelProto) -> None:
+    name = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["single" if output == name else output for output in node.output]
+    model.graph.node.append(onnx.helper.make_node("Add", ["single", "single"], [name]))
+
+
+def repeat_every_answer(model: onnx.ModelProto) -> None:
+    name = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["single" if output == name else output for output in node.output]
+    model.graph.node.append(onnx.helper.make_node("Concat", ["single", "single"], [name], axis=3))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+
+
+def test_wrong_numbers_with_the_right_classes_fail_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unillustrated: None
+) -> None:
+    planted(monkeypatch, shift_every_answer, where="inlined")
+    result = invoke("--output", str(tmp_path), "--only", "max")
+    assert result.exit_code == 1
+    function, inlined = json.loads((tmp_path / demo.ROWS).read_text())[0]["forms"]
+    assert function["reason"] == ""
+    assert inlined["differing"] == 0
+    assert re.fullmatch(
+        r"the answers to the test digits: error 0\.5 exceeds .* \(torch itself: .*\)", inlined["reason"]
+    )
+    assert "FAIL max, inlined form: the answers to the test digits" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("method", ["max", "global_average"])
+def test_pictures_of_wrong_numbers_fail_the_row(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unexported: None
+) -> None:
+    planted(monkeypatch, double_every_answer, where="layer.onnx")
+    result = invoke("--output", str(tmp_path), "--only", method)
+    assert result.exit_code == 1
+    (row,) = json.loads((tmp_path / demo.ROWS).read_text())
+    drawn = {"max": ["a feature map", "a photograph"], "global_average": ["all feature maps"]}[method]
+    assert re.fullmatch(
+        "the layer by itself: " + "; ".join(f"{title}: error .* exceeds .*" for title in drawn), row["reason"]
+    )
+    assert row["reason"].split(" (")[0] in (tmp_path / demo.PAGE).read_text(encoding="utf-8")
+
+
+def test_a_wrong_colour_fails_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unexported: None) -> None:
+    planted(monkeypatch, double_every_answer, where="colour.onnx")
+    (row,) = demo.main(tmp_path, only=["global_average"])
+    assert row.reason.startswith("the layer by itself: a photograph: error")
+
+
+def test_a_picture_of_another_shape_fails_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unexported: None
+) -> None:
+    planted(monkeypatch, repeat_every_answer, where="layer.onnx")
+    (row,) = demo.main(tmp_path, only=["max"])
+    assert re.fullmatch(r"the layer by itself: shape \(.*\) instead of \(.*\)", row.reason)
+
+
 def test_a_parity_error_is_a_row_and_not_a_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unillustrated: None
 ) -> None:
