@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ Progress = Callable[[str, int, int], None]
 
 PAGE = "index.html"
 ROWS = "rows.json"
+MODELS = "models"
 STEPS = ("testing in torch", *(f"exporting, {form} form" for form in FORMS), "drawing")
 #: Pictures this wide are shown smoothly; cells of narrower ones are shown as squares.
 LARGE = 160
@@ -84,25 +86,26 @@ def main(
     Raises:
         InputError: there is no such method, or its checkpoint is not the one that was trained.
         MissingExtraError: a package that only the demonstration needs is not installed.
-        OutputError: the folder cannot be written, or holds a page and ``force`` is not set.
+        OutputError: something cannot be written, or is there already and ``force`` is not set.
     """
     for package in PACKAGES:
         require(package, "the demonstration")
-    plans = [recipe(name) for name in only or recipes()]
+    plans = [recipe(name) for name in dict.fromkeys(only or recipes())]
     models = [load(plan.method) for plan in plans]
-    _claim(output, force=force)
+    folders = [output / MODELS / plan.method for plan in plans]
+    _claim(output, folders, force=force)
     report = progress or (lambda *_: None)
     total = len(plans) * len(STEPS)
     sections = []
-    for count, (plan, model) in enumerate(zip(plans, models)):
+    for count, (plan, model, folder) in enumerate(zip(plans, models, folders)):
 
         def step(number: int, plan: Recipe = plan, before: int = count * len(STEPS)) -> None:
             report(f"{plan.method}: {STEPS[number]}", before + number, total)
 
-        sections.append(_section(plan, model, output / "models" / plan.method, step))
+        sections.append(_section(plan, model, folder, step))
     rows = [section.row for section in sections]
-    (output / ROWS).write_text(json.dumps([row.to_dict() for row in rows], indent=2) + "\n")
-    (output / PAGE).write_text(page(sections), encoding="utf-8")
+    _write(output / PAGE, page(sections))
+    _write(output / ROWS, json.dumps([row.to_dict() for row in rows], indent=2) + "\n")
     report("done", total, total)
     return rows
 
@@ -133,18 +136,34 @@ def page(sections: Sequence[Section]) -> str:
     )
 
 
-def _claim(output: Path, *, force: bool) -> None:
-    if (output / PAGE).exists() and not force:
-        raise OutputError(f"{output} holds a page; choose another folder, or replace it with --force (force=True)")
+def _claim(output: Path, folders: Sequence[Path], *, force: bool) -> None:
+    """Make the folders, unless an earlier run left something there."""
+    taken = [file for file in (output / PAGE, output / ROWS) if file.exists()]
+    taken += [folder for folder in folders if folder.is_file() or (folder.is_dir() and any(folder.iterdir()))]
+    if taken and not force:
+        names = ", ".join(str(path.relative_to(output)) for path in taken)
+        raise OutputError(f"{output} holds {names}; choose another folder, or replace it with --force (force=True)")
+    for folder in (output, *folders):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"the folder {folder} cannot be made: {error.strerror}") from error
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(file)
     except OSError as error:
-        raise OutputError(f"the folder {output} cannot be made: {error.strerror}") from error
+        raise OutputError(f"{file} could not be written: {error.strerror}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _section(plan: Recipe, model: nn.Module, folder: Path, step: Callable[[int], None]) -> Section:
     started = time.perf_counter()
-    folder.mkdir(parents=True, exist_ok=True)
     data = digits()
     step(0)
     accuracy = accuracy_of(in_torch(model, data.test_images))
@@ -157,6 +176,8 @@ def _section(plan: Recipe, model: nn.Module, folder: Path, step: Callable[[int],
     try:
         strips = strips_of(plan, model, folder)
         wrong = [f"{strip.title.lower()}: {strip.reason}" for strip in strips if strip.reason]
+    except OutputError:
+        raise
     except PoolExportError as error:
         wrong = [str(error)]
     method = catalog.methods()[plan.method]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import poolexport
-from poolexport.errors import PoolExportError
+from poolexport.errors import OutputError, PoolExportError
 from poolexport.tolerance import judge
 from poolexport_models.data import digits
 
@@ -88,13 +88,19 @@ class Row:
 
 
 def form_of(name: str, model: nn.Module, folder: Path) -> Form:
-    """Export one form, run all test digits through the file, and judge its answers."""
+    """Export one form, run all test digits through the file, and judge its answers.
+
+    Raises:
+        OutputError: the file cannot be written, which says nothing about the method.
+    """
     data = digits()
     try:
         bundle = poolexport.export(
             model, data.test_images[:2], folder / name, dynamic_shapes=AXES, portable=FORMS[name], force=True
         )
         answers = ask(model, bundle.path, data.test_images)
+    except OutputError:
+        raise
     except PoolExportError as error:
         return Form(name, "FAIL", reason=str(error))
     differing = int((answers.runtime.argmax(1) != answers.torch.argmax(1)).sum())

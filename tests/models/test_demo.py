@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -331,14 +332,71 @@ def test_the_command_prints_a_line_per_method(tmp_path: Path, unillustrated: Non
     assert (tmp_path / "new" / "folder" / demo.PAGE).is_file()
 
 
-def test_an_earlier_page_is_replaced_only_when_told_to(tmp_path: Path, unillustrated: None, unexported: None) -> None:
-    (tmp_path / demo.PAGE).write_text("mine")
+@pytest.mark.parametrize("name", [demo.PAGE, demo.ROWS, "models/max/layer.onnx", "models/max"])
+def test_what_is_there_is_replaced_only_when_told_to(
+    name: str, tmp_path: Path, unillustrated: None, unexported: None
+) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("mine")
     result = invoke("--output", str(tmp_path), "--only", "max")
     assert result.exit_code == 2
     assert "--force" in result.output
-    assert (tmp_path / demo.PAGE).read_text() == "mine"
+    assert "models/max" in result.output if name.startswith("models") else name in result.output
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+    assert file.read_text() == "mine"
+
+
+def test_an_earlier_page_is_replaced_when_told_to(tmp_path: Path, unillustrated: None, unexported: None) -> None:
+    (tmp_path / demo.PAGE).write_text("mine")
     assert invoke("--output", str(tmp_path), "--only", "max", "--force").exit_code == 0
     assert "mine" not in (tmp_path / demo.PAGE).read_text(encoding="utf-8")
+
+
+def test_files_of_other_methods_are_no_obstacle(tmp_path: Path, unillustrated: None, unexported: None) -> None:
+    (tmp_path / "models" / "lp").mkdir(parents=True)
+    (tmp_path / "models" / "lp" / "layer.onnx").write_text("mine")
+    (tmp_path / "models" / "max").mkdir()
+    assert invoke("--output", str(tmp_path), "--only", "max").exit_code == 0
+    assert (tmp_path / "models" / "lp" / "layer.onnx").read_text() == "mine"
+
+
+def test_a_method_that_is_named_twice_is_shown_once(tmp_path: Path, unillustrated: None, unexported: None) -> None:
+    rows = demo.main(tmp_path, only=["max", "lp", "max"])
+    assert [row.method for row in rows] == ["max", "lp"]
+
+
+#: No file may grow beyond so many bytes; then a demonstration without pictures.
+LIMITED = """
+import resource, sys
+from poolexport.cli import main
+from poolexport_models import demo
+demo.strips_of = lambda *_: ()
+demo.FORMS = {name: demo.FORMS[name] for name in sys.argv[2].split()}
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+main(["demo", "--only", "max", "--output", sys.argv[3]])
+"""
+
+
+@pytest.mark.parametrize(("limit", "forms", "named"), [(3000, "", demo.PAGE), (3000, "inlined", "models/max/inlined")])
+def test_a_full_disk_is_told_in_a_sentence(limit: int, forms: str, named: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIMITED, str(limit), forms, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert f"{tmp_path / named} could not be written: File too large" in " ".join(result.stderr.split())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_pictures_that_cannot_be_written_are_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unexported: None
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(demo, "strips_of", fail)
+    result = invoke("--output", str(tmp_path), "--only", "max")
+    assert result.exit_code == 2
+    assert "the disk is full" in result.output
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
