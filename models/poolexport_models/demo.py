@@ -24,7 +24,7 @@ from poolexport_models.evidence import FORMS, Form, Row, accuracy_of, form_of, i
 from poolexport_models.extras import PACKAGES, require
 from poolexport_models.pictures import Picture
 from poolexport_models.recipes import Recipe, load, recipe, recipes
-from poolexport_models.strips import RUNTIME, Strip, before, layer_in, pooled_photograph, strips_of
+from poolexport_models.strips import REPEATS, RUNTIME, Strip, before, layer_in, pooled_photograph, strips_of
 
 __all__ = ["PAGE", "ROWS", "Form", "Row", "main", "page", "pooled_photograph"]
 
@@ -57,9 +57,10 @@ class Section:
         return {"pool": "down-sampling between the convolutions", "head": "head before the classifier"}[self.row.hole]
 
     @property
-    def pooled(self) -> Picture | None:
-        """What onnxruntime made of the photograph."""
-        return next((p for strip in self.strips[1:] for p in strip.pictures if p.title == RUNTIME), None)
+    def pooled(self) -> tuple[Picture, str] | None:
+        """What onnxruntime made of the photograph, and how it was pooled."""
+        found = ((p, strip.how) for strip in self.strips if strip.how for p in strip.pictures if p.title == RUNTIME)
+        return next(found, None)
 
     @property
     def url(self) -> str:
@@ -127,6 +128,7 @@ def page(sections: Sequence[Section]) -> str:
     return environment.get_template("demo.html.jinja").render(
         sections=sections,
         photograph=unpooled,
+        repeats=REPEATS,
         shared=shared,
         names={uri: f"picture{number}" for number, uri in enumerate(shared)},
         images=sections[0].row.images,
@@ -198,7 +200,8 @@ def _section(plan: Recipe, model: nn.Module, folder: Path, step: Callable[[int],
         summary=method.summary,
         training=method.training,
         inference=method.inference_rule(layer) if method.random else method.inference,
-        paper=f"{paper.authors}: {paper.title}, {paper.year}",
+        # Where there is no address, the link is a conference with its year.
+        paper=f"{paper.authors}: {paper.title}" + ("" if paper.link.endswith(f" {paper.year}") else f", {paper.year}"),
         link=paper.link,
         strips=strips,
     )

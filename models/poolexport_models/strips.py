@@ -41,12 +41,14 @@ class Strip:
         text: what is seen.
         pictures: from left to right.
         reason: why what onnxruntime made of it is wrong; empty where it is right, or not in the pictures.
+        how: how the photograph was pooled, in a few words; empty where there is no photograph.
     """
 
     title: str
     text: str
     pictures: tuple[Picture, ...]
     reason: str = ""
+    how: str = ""
 
 
 def layer_in(plan: Recipe, model: nn.Module) -> nn.Module:
@@ -127,18 +129,23 @@ def _pool_on_photograph(layer: nn.Module, path: Path, x: Tensor, channel: int, t
     """The photograph as every channel of the trained layer's input, pooled several times."""
     answers = ask(layer, path, x, times)
     ours, theirs = answers.torch[0, channel], answers.runtime[0, channel]
+    drawn = _drawn(layer, channel)
+    settled = f" For this channel training drew {drawn}." if drawn else ""
     averaged = F.adaptive_avg_pool2d(x[0, channel][None, None], ours.shape)[0, 0].numpy()
     low, high = _brightness(ours)
     contrast = (theirs - low) / (high - low) - averaged
+    note = f"{pictures.range_of(contrast)}{_clipped(contrast)}"
     return Strip(
         "A photograph",
-        f"The same layer, applied {_times(times)} to a photograph: a size that the export never saw.",
+        f"The same layer, applied {_times(times)} to a photograph: a size that the export never saw."
+        f"{_rescaled(low, high)}{settled}",
         (
             before(),
             *_compared(ours, theirs, limits=(low, high), colours="gray"),
-            pictures.draw(contrast, "minus plain averaging", colours="RdBu_r", limits=(-CONTRAST, CONTRAST)),
+            pictures.draw(contrast, "minus plain averaging", colours="RdBu_r", limits=(-CONTRAST, CONTRAST), note=note),
         ),
         answers.reason,
+        how=f"pooled {_times(times)}" + (f"; training drew {drawn}" if drawn else ""),
     )
 
 
@@ -169,7 +176,7 @@ def _head_on_digit(layer: nn.Module, path: Path, digit: Tensor, features: Tensor
 
 
 def _head_on_photograph(plan: Recipe, folder: Path) -> Strip:
-    """A layer of its own for three channels: red, green and blue."""
+    """A new layer for three channels: red, green and blue."""
     x = photograph(colour=True)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(plan.seed)
@@ -183,9 +190,11 @@ def _head_on_photograph(plan: Recipe, folder: Path) -> Strip:
     made = "one colour" if as_colour else f"{ours.size} numbers"
     return Strip(
         "A photograph",
-        f"Red, green and blue as three channels, of a size that the export never saw; the pooling leaves {made}.",
+        "Red, green and blue as the three channels of a new layer, of a size that the export never saw; the pooling "
+        f"leaves {made}.",
         (pictures.draw(x[0].permute(1, 2, 0).numpy(), "photograph"), *_compared(*drawn)),
         answers.reason,
+        how=f"{made}, by a new layer for three channels",
     )
 
 
@@ -219,6 +228,28 @@ def _compared(
 
 def _grid(values: np.ndarray) -> np.ndarray:
     return pictures.mosaic(values.reshape(-1, 1, 1), pictures.columns_of(values.size))
+
+
+def _rescaled(low: float, high: float) -> str:
+    """What black and white stand for, where the pooling leaves the values of a photograph."""
+    if (low, high) == (0.0, 1.0):
+        return ""
+    return (
+        f" The answers leave the range from 0 to 1, so black stands for {low:.2f} and white for {high:.2f}; they are "
+        "brought to that range before plain averaging is subtracted."
+    )
+
+
+def _clipped(contrast: np.ndarray) -> str:
+    return f", full colour from {CONTRAST:.2f}" if np.abs(contrast).max() > CONTRAST else ""
+
+
+def _drawn(layer: nn.Module, channel: int) -> str:
+    """How often each choice fell in training, for a layer that counts its draws in buffers named ``*_count``."""
+    counts = {name.removesuffix("_count"): b for name, b in layer.named_buffers() if name.endswith("_count")}
+    # A single count is that of every channel.
+    told = (f"{name} {int(count.flatten()[channel % count.numel()])} times" for name, count in counts.items())
+    return " and ".join(told)
 
 
 def _times(count: int) -> str:
