@@ -26,7 +26,7 @@ from poolexport.bundle import Bundle
 from poolexport.cli import main as program
 from poolexport.errors import InputError, MissingExtraError, OutputError, ParityError
 from poolexport.pipeline.verify import Verdict
-from poolexport_models import demo, load, recipe
+from poolexport_models import demo, load, recipe, strips
 from poolexport_models.data import digits
 
 
@@ -137,10 +137,36 @@ def test_the_page_says_what_the_catalogue_says(shown: Shown) -> None:
             assert fact in text
 
 
+def test_the_page_says_how_the_photograph_was_pooled(shown: Shown) -> None:
+    _, mixed = shown.page.split('<section id="mixed">')
+    layer = load("mixed").pool1
+    drew = [f"max {int(a)} times and average {int(b)} times" for a, b in zip(layer.max_count, layer.average_count)]
+    assert any(f"For this channel training drew {words}." in mixed for words in drew)
+    sheet, _ = shown.page.split("Method by method")
+    assert any(f"<span>pooled 3 times; training drew {words}</span>" in sheet for words in drew)
+    assert "<span>one colour, by a new layer for three channels</span>" in sheet
+
+
+def test_the_page_says_a_year_once(shown: Shown) -> None:
+    assert "Mixed Pooling for Convolutional Neural Networks,\nRSKT 2014</dd>" in shown.page
+    assert "Network In Network, 2013,\n" in shown.page
+
+
+def test_a_phone_shows_the_accuracy(shown: Shown) -> None:
+    assert "<th>accuracy in<br>onnxruntime</th>" in shown.page
+
+
+def test_answers_beyond_the_range_of_a_photograph_are_told() -> None:
+    assert strips._rescaled(0.0, 1.0) == ""
+    assert "black stands for 0.00 and white for 7.34" in strips._rescaled(0.0, 7.34)
+    assert strips._clipped(np.array([0.1, -0.76])) == ", full colour from 0.30"
+    assert strips._clipped(np.array([0.1, -0.3])) == ""
+
+
 def test_the_same_pictures_come_out_again(shown: Shown, tmp_path: Path) -> None:
-    strips = demo.strips_of(recipe("mixed"), load("mixed"), tmp_path)
-    assert len(strips) == 3
-    assert all(picture.uri in shown.page for strip in strips for picture in strip.pictures)
+    drawn = demo.strips_of(recipe("mixed"), load("mixed"), tmp_path)
+    assert len(drawn) == 3
+    assert all(picture.uri in shown.page for strip in drawn for picture in strip.pictures)
 
 
 def test_progress_counts_up_to_the_end(shown: Shown) -> None:
