@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from poolexport_models.compact import CompactCNN
-from poolexport_models.recipes import Recipe, load, recipe, recipes
+from poolexport_models.recipes import Recipe, load, recipe
 from poolexport_models.residual import ResidualCNN
 
-__all__ = ["CompactCNN", "Recipe", "ResidualCNN", "load", "recipe", "recipes"]
+__all__ = ["CompactCNN", "Recipe", "ResidualCNN", "load", "recipe"]

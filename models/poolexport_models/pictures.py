@@ -68,7 +68,7 @@ def draw(
         width=values.shape[1],
         height=values.shape[0],
         title=title,
-        note=note or f"{_rounded(values.min())} to {_rounded(values.max())}",
+        note=note or range_of(values),
     )
 
 
@@ -117,6 +117,16 @@ def columns_of(count: int) -> int:
         (8, 1)
     """
     return max(1, round(math.sqrt(2 * count))) if count > 1 else 1
+
+
+def range_of(values: Floats) -> str:
+    """The smallest and the largest value.
+
+    Example:
+        >>> range_of(np.array([-0.001, 2.0]))
+        '0.00 to 2.00'
+    """
+    return f"{_rounded(values.min())} to {_rounded(values.max())}"
 
 
 def _rounded(value: float) -> str:

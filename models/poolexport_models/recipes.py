@@ -1,7 +1,7 @@
 """Which network demonstrates which method, and the checkpoint that was trained for it.
 
 Everything is derived from the catalogue: the layer takes the options of the method's first two-dimensional case, and
-the kind of answer it gives says which hole it fills. What cannot be derived stands in the two tables below.
+the kind of answer it gives says which hole it fills. Only which network it goes into stands below.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -32,11 +33,10 @@ SUMS = "SHA256SUMS"
 #: The one entry of a checkpoint's metadata; a single entry, because the order of several is not fixed.
 METADATA_KEY = "poolexport"
 
+_REMAKE_ALL = "make it with: python -m poolexport_models.train"
+
 #: Methods whose papers put them into residual networks, and so does their checkpoint.
 RESIDUAL = frozenset({"s3pool", "softpool"})
-
-#: Options in place of those of the method's first case, each with its reason.
-OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,11 @@ def recipe(method: str) -> Recipe:
 
 def _recipe(name: str) -> Recipe:
     case = next(case for case in catalog.methods()[name].cases if case.rank == 2)
-    options = dict(OPTIONS.get(name, case.options))
     return Recipe(
         method=name,
         network=ResidualCNN if name in RESIDUAL else CompactCNN,
-        hole=hole_of(layer_of(name, options, 3), 3),
-        options=MappingProxyType(options),
+        hole=hole_of(layer_of(name, case.options, 3), 3),
+        options=MappingProxyType(dict(case.options)),
     )
 
 
@@ -169,12 +168,21 @@ def metadata(method: str, folder: Path = CHECKPOINTS) -> Mapping[str, Any]:
 
 
 def checksums(folder: Path = CHECKPOINTS) -> Mapping[str, str]:
-    """SHA-256 of every checkpoint by file name, as written in ``SHA256SUMS``."""
+    """SHA-256 of every checkpoint by file name, as written in ``SHA256SUMS``.
+
+    Raises:
+        InputError: there is no such file, or a line of it is not a checksum and a name.
+    """
     file = folder / SUMS
     if not file.is_file():
-        raise InputError(f"there is no {SUMS} beside the checkpoints; make it with: python -m poolexport_models.train")
-    lines = (line.split() for line in file.read_text().splitlines() if line.strip())
-    return MappingProxyType({name.lstrip("*"): digest for digest, name in lines})
+        raise InputError(f"there is no {SUMS} beside the checkpoints; {_REMAKE_ALL}")
+    sums = {}
+    for number, line in enumerate(file.read_text(errors="replace").splitlines(), 1):
+        found = re.fullmatch(r"([0-9a-f]{64}) [ *](\S+)", line)
+        if found is None:
+            raise InputError(f"line {number} of {SUMS} is no SHA-256 and file name: {line[:80]!r}; {_REMAKE_ALL}")
+        sums[found[2]] = found[1]
+    return MappingProxyType(sums)
 
 
 def _read(plan: Recipe, folder: Path) -> bytes:

@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from poolexport.catalog import method_of
+from poolexport.errors import PoolExportError
 from poolexport_models.data import digits
 from poolexport_models.recipes import CHECKPOINTS, METADATA_KEY, SUMS, Recipe, metadata, recipe, recipes
 
@@ -154,11 +155,18 @@ def _one_thread() -> Iterator[None]:
 @click.option("--only", multiple=True, metavar="NAME", help="Train this method; may be given several times.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=CHECKPOINTS, show_default=False)
 def main(only: Sequence[str], output: Path) -> None:
-    for name in only or recipes():
+    try:
+        _train_all([recipe(name) for name in dict.fromkeys(only or recipes())], output)
+    except PoolExportError as error:
+        click.echo(f"error: {error}", err=True)
+        click.get_current_context().exit(error.exit_code)
+
+
+def _train_all(plans: Sequence[Recipe], output: Path) -> None:
+    for plan in plans:
         started = time.perf_counter()
-        plan = recipe(name)
         accuracy = write(plan, train(plan), output)
-        click.echo(f"{name:24} {plan.network.__name__:12} {accuracy:.2%}  {time.perf_counter() - started:.1f} s")
+        click.echo(f"{plan.method:24} {plan.network.__name__:12} {accuracy:.2%}  {time.perf_counter() - started:.1f} s")
     write_index(output, README if output.resolve() == CHECKPOINTS.resolve() else None)
 
 

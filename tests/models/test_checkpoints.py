@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -13,9 +14,9 @@ from torch import nn
 
 from poolexport import catalog
 from poolexport.errors import InputError
-from poolexport_models import load, recipe, recipes
+from poolexport_models import load, recipe
 from poolexport_models.data import digits
-from poolexport_models.recipes import CHECKPOINTS, METADATA_KEY, RESIDUAL, SUMS, checksums, metadata
+from poolexport_models.recipes import CHECKPOINTS, METADATA_KEY, RESIDUAL, SUMS, checksums, metadata, recipes
 from poolexport_models.train import README, predictions, table, with_table
 
 METHODS = sorted(recipes())
@@ -131,6 +132,20 @@ def test_a_checkpoint_without_a_checksum_is_refused(folder: Path) -> None:
     (folder / SUMS).write_text("")
     with pytest.raises(InputError, match="with a checksum"):
         load("max", folder)
+
+
+@pytest.mark.parametrize("line", [b"garbage", b"one two three", b"\xff\xfe\x00", b"0" * 63 + b"  max.safetensors"])
+def test_garbage_among_the_checksums_is_named(folder: Path, line: bytes) -> None:
+    file = folder / SUMS
+    file.write_bytes(file.read_bytes() + line + b"\n")
+    with pytest.raises(InputError, match=r"line 2 of SHA256SUMS is no SHA-256 and file name.*poolexport_models\.train"):
+        load("max", folder)
+
+
+def test_the_module_of_recipes_is_not_hidden_by_a_function() -> None:
+    import poolexport_models.recipes as module
+
+    assert isinstance(module, ModuleType)
 
 
 def test_an_unknown_method_is_answered_with_those_there_are() -> None:

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from poolexport.bundle import Bundle
 from poolexport.cli import main as program
 from poolexport.errors import InputError, MissingExtraError, OutputError, ParityError
 from poolexport.pipeline.verify import Verdict
-from poolexport_models import demo, load, recipe
+from poolexport_models import demo, load, recipe, strips
 from poolexport_models.data import digits
 
 
@@ -55,7 +56,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
 @pytest.fixture
 def unillustrated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows without their pictures, which cost an export more."""
-    monkeypatch.setattr(demo, "_strips", lambda *_: ())
+    monkeypatch.setattr(demo, "strips_of", lambda *_: ())
 
 
 @pytest.fixture
@@ -136,10 +137,36 @@ def test_the_page_says_what_the_catalogue_says(shown: Shown) -> None:
             assert fact in text
 
 
+def test_the_page_says_how_the_photograph_was_pooled(shown: Shown) -> None:
+    _, mixed = shown.page.split('<section id="mixed">')
+    layer = load("mixed").pool1
+    drew = [f"max {int(a)} times and average {int(b)} times" for a, b in zip(layer.max_count, layer.average_count)]
+    assert any(f"For this channel training drew {words}." in mixed for words in drew)
+    sheet, _ = shown.page.split("Method by method")
+    assert any(f"<span>pooled 3 times; training drew {words}</span>" in sheet for words in drew)
+    assert "<span>one colour, by a new layer for three channels</span>" in sheet
+
+
+def test_the_page_says_a_year_once(shown: Shown) -> None:
+    assert "Mixed Pooling for Convolutional Neural Networks,\nRSKT 2014</dd>" in shown.page
+    assert "Network In Network, 2013,\n" in shown.page
+
+
+def test_a_phone_shows_the_accuracy(shown: Shown) -> None:
+    assert "<th>accuracy in<br>onnxruntime</th>" in shown.page
+
+
+def test_answers_beyond_the_range_of_a_photograph_are_told() -> None:
+    assert strips._rescaled(0.0, 1.0) == ""
+    assert "black stands for 0.00 and white for 7.34" in strips._rescaled(0.0, 7.34)
+    assert strips._clipped(np.array([0.1, -0.76])) == ", full colour from 0.30"
+    assert strips._clipped(np.array([0.1, -0.3])) == ""
+
+
 def test_the_same_pictures_come_out_again(shown: Shown, tmp_path: Path) -> None:
-    strips = demo._strips(recipe("mixed"), load("mixed"), tmp_path)
-    assert len(strips) == 3
-    assert all(picture.uri in shown.page for strip in strips for picture in strip.pictures)
+    drawn = demo.strips_of(recipe("mixed"), load("mixed"), tmp_path)
+    assert len(drawn) == 3
+    assert all(picture.uri in shown.page for strip in drawn for picture in strip.pictures)
 
 
 def test_progress_counts_up_to_the_end(shown: Shown) -> None:
@@ -208,6 +235,84 @@ def test_weights_changed_after_the_export_fail_the_row(
     assert not row.passed
 
 
+def planted(monkeypatch: pytest.MonkeyPatch, fault: Callable[[onnx.ModelProto], None], *, where: str) -> None:
+    """Change the files of that name, after they were proven right and written."""
+
+    def export(model: Any, args: Any, path: Path, **options: Any) -> Bundle:
+        bundle = honest_export(model, args, path, **options)
+        if path.name == where:
+            content = onnx.load(bundle.model)
+            fault(content)
+            onnx.save(content, bundle.model)
+        return bundle
+
+    monkeypatch.setattr(poolexport, "export", export)
+
+
+def shift_every_answer(model: onnx.ModelProto) -> None:
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "classifier.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
+
+
+def double_every_answer(model: onnx.ModelProto) -> None:
+    name = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["single" if output == name else output for output in node.output]
+    model.graph.node.append(onnx.helper.make_node("Add", ["single", "single"], [name]))
+
+
+def repeat_every_answer(model: onnx.ModelProto) -> None:
+    name = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["single" if output == name else output for output in node.output]
+    model.graph.node.append(onnx.helper.make_node("Concat", ["single", "single"], [name], axis=3))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+
+
+def test_wrong_numbers_with_the_right_classes_fail_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unillustrated: None
+) -> None:
+    planted(monkeypatch, shift_every_answer, where="inlined")
+    result = invoke("--output", str(tmp_path), "--only", "max")
+    assert result.exit_code == 1
+    function, inlined = json.loads((tmp_path / demo.ROWS).read_text())[0]["forms"]
+    assert function["reason"] == ""
+    assert inlined["differing"] == 0
+    assert re.fullmatch(
+        r"the answers to the test digits: error 0\.5 exceeds .* \(torch itself: .*\)", inlined["reason"]
+    )
+    assert "FAIL max, inlined form: the answers to the test digits" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("method", ["max", "global_average"])
+def test_pictures_of_wrong_numbers_fail_the_row(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unexported: None
+) -> None:
+    planted(monkeypatch, double_every_answer, where="layer.onnx")
+    result = invoke("--output", str(tmp_path), "--only", method)
+    assert result.exit_code == 1
+    (row,) = json.loads((tmp_path / demo.ROWS).read_text())
+    drawn = {"max": ["a feature map", "a photograph"], "global_average": ["all feature maps"]}[method]
+    assert re.fullmatch(
+        "the layer by itself: " + "; ".join(f"{title}: error .* exceeds .*" for title in drawn), row["reason"]
+    )
+    assert row["reason"].split(" (")[0] in (tmp_path / demo.PAGE).read_text(encoding="utf-8")
+
+
+def test_a_wrong_colour_fails_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unexported: None) -> None:
+    planted(monkeypatch, double_every_answer, where="colour.onnx")
+    (row,) = demo.main(tmp_path, only=["global_average"])
+    assert row.reason.startswith("the layer by itself: a photograph: error")
+
+
+def test_a_picture_of_another_shape_fails_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unexported: None
+) -> None:
+    planted(monkeypatch, repeat_every_answer, where="layer.onnx")
+    (row,) = demo.main(tmp_path, only=["max"])
+    assert re.fullmatch(r"the layer by itself: shape \(.*\) instead of \(.*\)", row.reason)
+
+
 def test_a_parity_error_is_a_row_and_not_a_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unillustrated: None
 ) -> None:
@@ -233,7 +338,7 @@ def test_a_layer_that_fails_by_itself_fails_the_row(
     def fail(*_: Any) -> None:
         raise ParityError("the layer differs", Verdict((), (), "float64"))
 
-    monkeypatch.setattr(demo, "_strips", fail)
+    monkeypatch.setattr(demo, "strips_of", fail)
     (row,) = demo.main(tmp_path, only=["max"])
     assert not row.passed
     assert row.failures == ["max: the layer by itself: the layer differs"]
@@ -253,14 +358,71 @@ def test_the_command_prints_a_line_per_method(tmp_path: Path, unillustrated: Non
     assert (tmp_path / "new" / "folder" / demo.PAGE).is_file()
 
 
-def test_an_earlier_page_is_replaced_only_when_told_to(tmp_path: Path, unillustrated: None, unexported: None) -> None:
-    (tmp_path / demo.PAGE).write_text("mine")
+@pytest.mark.parametrize("name", [demo.PAGE, demo.ROWS, "models/max/layer.onnx", "models/max"])
+def test_what_is_there_is_replaced_only_when_told_to(
+    name: str, tmp_path: Path, unillustrated: None, unexported: None
+) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("mine")
     result = invoke("--output", str(tmp_path), "--only", "max")
     assert result.exit_code == 2
     assert "--force" in result.output
-    assert (tmp_path / demo.PAGE).read_text() == "mine"
+    assert "models/max" in result.output if name.startswith("models") else name in result.output
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+    assert file.read_text() == "mine"
+
+
+def test_an_earlier_page_is_replaced_when_told_to(tmp_path: Path, unillustrated: None, unexported: None) -> None:
+    (tmp_path / demo.PAGE).write_text("mine")
     assert invoke("--output", str(tmp_path), "--only", "max", "--force").exit_code == 0
     assert "mine" not in (tmp_path / demo.PAGE).read_text(encoding="utf-8")
+
+
+def test_files_of_other_methods_are_no_obstacle(tmp_path: Path, unillustrated: None, unexported: None) -> None:
+    (tmp_path / "models" / "lp").mkdir(parents=True)
+    (tmp_path / "models" / "lp" / "layer.onnx").write_text("mine")
+    (tmp_path / "models" / "max").mkdir()
+    assert invoke("--output", str(tmp_path), "--only", "max").exit_code == 0
+    assert (tmp_path / "models" / "lp" / "layer.onnx").read_text() == "mine"
+
+
+def test_a_method_that_is_named_twice_is_shown_once(tmp_path: Path, unillustrated: None, unexported: None) -> None:
+    rows = demo.main(tmp_path, only=["max", "lp", "max"])
+    assert [row.method for row in rows] == ["max", "lp"]
+
+
+#: No file may grow beyond so many bytes; then a demonstration without pictures.
+LIMITED = """
+import resource, sys
+from poolexport.cli import main
+from poolexport_models import demo
+demo.strips_of = lambda *_: ()
+demo.FORMS = {name: demo.FORMS[name] for name in sys.argv[2].split()}
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+main(["demo", "--only", "max", "--output", sys.argv[3]])
+"""
+
+
+@pytest.mark.parametrize(("limit", "forms", "named"), [(3000, "", demo.PAGE), (3000, "inlined", "models/max/inlined")])
+def test_a_full_disk_is_told_in_a_sentence(limit: int, forms: str, named: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIMITED, str(limit), forms, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert f"{tmp_path / named} could not be written: File too large" in " ".join(result.stderr.split())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_pictures_that_cannot_be_written_are_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unexported: None
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(demo, "strips_of", fail)
+    result = invoke("--output", str(tmp_path), "--only", "max")
+    assert result.exit_code == 2
+    assert "the disk is full" in result.output
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -76,3 +76,11 @@ def test_the_program_trains_one_method_and_leaves_the_others(tmp_path: Path, mon
     assert "max" in result.output
     assert set(checksums(tmp_path)) == {"max.safetensors"}
     assert before == {file.name: file.read_bytes() for file in CHECKPOINTS.iterdir()}
+
+
+def test_the_program_answers_an_unknown_method_in_a_sentence(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["--only", "max", "--only", "nopool", "--output", str(tmp_path)])
+    assert result.exit_code == 2
+    assert result.output.startswith("error: no network demonstrates 'nopool'; there is one for ")
+    assert result.output.count("\n") == 1
+    assert not list(tmp_path.iterdir())
