@@ -83,8 +83,8 @@ def export(
 
         target = out if out is not None else Path(_model.split(factory)[1].rpartition(".")[2])
         require_free(target, force=force)
-        loaded = _model.load(factory, weights)
-        model = loaded.model.to(getattr(torch, dtype))
+        loaded = _model.load(factory, weights, getattr(torch, dtype))
+        model = loaded.model
         shapes = _inputs.in_order(shapes, model)
         bundle = api.export(
             model,

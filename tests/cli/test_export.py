@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import onnxruntime as ort
 import pytest
+from onnx import numpy_helper
+from safetensors.torch import load_file
 
 from cli.conftest import SMALL, Run
 from poolexport.bundle import Manifest
@@ -96,6 +99,19 @@ def test_weights_inside_a_checkpoint_are_found_and_said(run: Run, tmp_path: Path
     result = run("export", "nets:small", *words)
     assert result.exit_code == 0
     assert told in result.stdout
+
+
+@pytest.mark.parametrize(("dtype", "told"), [("float64", ""), ("float32", ", rounded from float64 to float32")])
+def test_weights_keep_their_precision_or_the_loss_is_said(run: Run, tmp_path: Path, dtype: str, told: str):
+    words = ("nets.py:rows", "--weights", "rows.safetensors")
+    path = tmp_path / "rows.onnx"
+    result = run("export", *words, "--input", "1x2x4x16", "--dtype", dtype, "-o", path, "--json")
+    assert json.loads(result.stdout)["weights"] == f"rows.safetensors{told}"
+    bias = next(value for value in onnx.load(path).graph.initializer if value.name == "0.bias")
+    exact = load_file("rows.safetensors")["0.bias"]
+    assert numpy_helper.to_array(bias).tolist() == (exact if dtype == "float64" else exact.float()).tolist()
+    verified = run("verify", path, *words, "--rtol", "1e-14" if dtype == "float64" else "1e-5", "--json")
+    assert verified.exit_code == 0, verified.output
 
 
 def test_a_file_that_computes_something_else_is_not_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
