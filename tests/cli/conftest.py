@@ -56,6 +56,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(Path(__file__).with_name("nets.py"), folder)
     (folder / "broken.py").write_text("def build(:\n")
     (folder / "needy.py").write_text("import no_such_package\n")
+    (folder / "loud.py").write_text("import os\nfrom nets import *\nos.system('echo from a program')\n")
     (folder / "pkg" / "sub").mkdir(parents=True)
     (folder / "pkg" / "sub" / "rel.py").write_text("from .nets import small\n")
     (folder / "script.py").write_text("import sys\n\nsys.exit(3)\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -51,6 +53,14 @@ def test_json_is_one_document_whatever_the_model_prints(run: Run, tmp_path: Path
     assert found["manifest"]["inputs"][0]["dtype"] == "FLOAT16"
     assert [layer["layer"] for layer in found["pooling"]] == ["SoftPool2d", "nn.MaxPool2d"]
     assert result.stderr == "building\n"
+
+
+def test_json_is_one_document_whatever_other_programs_and_c_print(source: Path, tmp_path: Path):
+    words = [sys.executable, "-B", "-m", "poolexport", "export", "loud.py:small", "--input", "1x3x16x16"]
+    words += ["--no-verify", "--json", "-o", str(tmp_path / "net")]
+    result = subprocess.run(words, cwd=source, capture_output=True, text=True, timeout=120, check=False)
+    assert json.loads(result.stdout)["verdict"] == "UNVERIFIED", result.stderr
+    assert "from a program" in result.stderr
 
 
 def test_a_portable_file_has_no_functions_and_names_its_rule(run: Run, portable: Path):
