@@ -30,7 +30,7 @@ COLOURS = {"PASS": "bold green", "FAIL": "bold red", "UNVERIFIED": "bold yellow"
 
 def out(*parts: RenderableType) -> None:
     """Print for people, on stdout."""
-    console = Console(highlight=False, markup=False, emoji=False, width=None if _has_width() else WIDTH)
+    console = _console()
     with console.capture() as captured:
         for part in parts:
             console.print(_harmless(part))
@@ -197,5 +197,11 @@ def plain(value: Any) -> Any:
     return value.__name__ if isinstance(value, type) else str(value)
 
 
-def _has_width() -> bool:
-    return "COLUMNS" in os.environ or (sys.stdout is not None and sys.stdout.isatty())
+def width() -> int:
+    """Columns that a table may take."""
+    return _console().width
+
+
+def _console() -> Console:
+    has_width = "COLUMNS" in os.environ or (sys.stdout is not None and sys.stdout.isatty())
+    return Console(highlight=False, markup=False, emoji=False, width=None if has_width else WIDTH)

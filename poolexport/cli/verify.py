@@ -171,9 +171,9 @@ def _shapes(graph: ir.Model, given: list[_inputs.Input], path: Path) -> list[_in
     unknown = [entry.name for entry in given if entry.name and entry.name not in names]
     if unknown:
         raise InputError(f"{path} has no input {unknown[0]!r}{_show.near(unknown[0], names)}")
-    if given or _graph.manifest(graph) is not None:
+    if given or _graph.manifest(graph, path) is not None:
         return sorted(given, key=lambda entry: names.index(entry.name)) if given and given[0].name else given
     fixed = [_graph.lengths(value) for value in graph.graph.inputs]
-    if not all(isinstance(length, int) for shape in fixed for length in shape):
+    if not all(shape is not None and all(isinstance(length, int) for length in shape) for shape in fixed):
         raise InputError(f"{path} does not say which shapes to try; give --input 1x3x32x32, once for each of {names}")
-    return [_inputs.Input(tuple(int(length) for length in shape), name) for name, shape in zip(names, fixed)]
+    return [_inputs.Input(tuple(int(length) for length in shape or ()), name) for name, shape in zip(names, fixed)]

@@ -83,6 +83,10 @@ def lazy() -> nn.Module:
     return nn.Sequential(nn.LazyConv2d(4, 3), SoftPool2d(2))
 
 
+def no_pooling() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+
+
 def rows() -> nn.Module:
     return nn.Sequential(nn.Linear(16, 4), SoftPool2d(2))
 

@@ -86,6 +86,19 @@ def test_other_names_are_names_for_the_file(run: Run, tmp_path: Path):
     assert port.name == "picture"
 
 
+def test_the_hint_is_python_whatever_the_input_is_called(run: Run, tmp_path: Path):
+    words = ("--input", "a=b=1x3x16x16", "--no-verify", "-o", tmp_path / "net.onnx")
+    hint = run("export", "nets:model", *words).stdout.splitlines()[-1]
+    assert hint.endswith(".run(None, {'a=b': x0})")
+
+
+def test_a_model_without_functions_is_not_said_to_have_them(run: Run, tmp_path: Path):
+    path = tmp_path / "net.onnx"
+    result = run("export", "nets:no_pooling", "--input", "1x3x16x16", "--no-verify", "-o", path)
+    assert "form          plain: " in result.stdout
+    assert "form         plain: " in run("inspect", path).stdout
+
+
 def test_without_verification_the_file_says_so(run: Run, tmp_path: Path):
     result = run("export", "nets:model", "--input", "1x3x16x16", "--no-verify", "-o", tmp_path / "net")
     assert "UNVERIFIED" in result.stdout
