@@ -39,7 +39,10 @@ SAVE = "save model.state_dict() with torch.save, or convert it to .safetensors"
 
 argument = click.argument("factory", metavar="MODULE:FACTORY")
 weights_option = click.option(
-    "--weights", metavar="FILE", type=click.Path(path_type=Path), help="A state dict: .safetensors, or .pt/.pth/.bin."
+    "--weights",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A state dict: .safetensors, or .pt/.pth/.bin/.ckpt/.tar.",
 )
 
 
@@ -260,7 +263,8 @@ def _state_dict(path: Path) -> tuple[Mapping[str, Any], str]:
         return _safetensors(path), ""
     if path.suffix not in PICKLES:
         raise InputError(
-            f"{path} is not known to hold weights; give a file that ends in .safetensors, .pt, .pth or .bin"
+            f"{path} is not known to hold weights; give a file that ends in "
+            f"{', '.join(('.safetensors', *PICKLES[:-1]))} or {PICKLES[-1]}"
         )
     content = _unpickled(path)
     inside = next((key for key in NESTED if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)), "")

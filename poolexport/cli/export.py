@@ -61,7 +61,8 @@ def export(
     """Export a model to ONNX and prove that the numbers are the same.
 
     MODULE is an importable module or a .py file. FACTORY is a torch.nn.Module in it, or a callable without arguments
-    that returns one. The model is put into eval mode; what it draws when it is made is the same at every call.
+    that returns one. The model is put into eval mode; what it draws from torch's, numpy's and Python's generators when
+    it is made is the same at every call.
 
     With several inputs, each --input may have the NAME of the argument of forward that it is for; other names are
     given to the inputs in the file, in order.
