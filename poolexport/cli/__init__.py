@@ -6,12 +6,12 @@ imports torch when it runs and not before, so that help is quick.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -24,6 +24,8 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 #: What an error that nobody foresaw exits with.
 FAULT = 3
+#: What verbs import when they run; a broken installation is no fault of ours.
+NEEDED = ("torch", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "safetensors")
 
 
 class Verbs(click.Group):
@@ -55,13 +57,23 @@ class Verbs(click.Group):
             code = fail(error, words)
         sys.exit(code if isinstance(code, int) else 0)
 
+    def make_context(self, *words: Any, **options: Any) -> click.Context:
+        with _a_broken_pipe_has_its_own_code():
+            return super().make_context(*words, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
-        # click itself would end the process with the exit code that means "the numbers differ"
-        try:
+        with _a_broken_pipe_has_its_own_code():
             return super().invoke(ctx)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return ctx.exit(BROKEN_PIPE)
+
+
+@contextlib.contextmanager
+def _a_broken_pipe_has_its_own_code() -> Iterator[None]:
+    """Because click itself ends the process with the exit code that means "the numbers differ"."""
+    try:
+        yield
+    except BrokenPipeError:
+        _show.discard()
+        raise click.exceptions.Exit(BROKEN_PIPE) from None
 
 
 def fail(error: BaseException, words: Sequence[str]) -> int:
@@ -69,9 +81,17 @@ def fail(error: BaseException, words: Sequence[str]) -> int:
     if "--debug" in words:
         traceback.print_exception(error)
     sentence, code = explain(error)
+    if isinstance(error, OSError):
+        _show.discard()
     _show.error(sentence)
     if "--json" in words:
-        _show.document(_show.failure(error, sentence, code))
+        try:
+            _show.document(_show.failure(error, sentence, code))
+        except BrokenPipeError:
+            _show.discard()
+            return BROKEN_PIPE
+        except OSError as unwritten:
+            return fail(unwritten, [])
     return code
 
 
@@ -86,6 +106,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         return f"{error.format_message().rstrip('.')}; see {verb} --help", 2
     if isinstance(error, click.ClickException):
         return error.format_message(), 2
+    if isinstance(error, ModuleNotFoundError) and error.name in NEEDED:
+        return f"this verb needs {error.name}, which is not installed; run: pip install {error.name}", 2
     if isinstance(error, OSError):
         return f"{error.filename or 'output'}: {error.strerror or error}", 2
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -110,7 +132,8 @@ def interrupted(error: BaseException | None) -> bool:
     "  1  the numbers differ\n"
     "  2  bad input, or something cannot be read or written\n"
     "  3  a fault of poolexport itself\n"
-    "130  interrupted",
+    "130  interrupted\n"
+    "141  nobody reads the output any more",
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error; anywhere in the line.")

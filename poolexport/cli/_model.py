@@ -24,6 +24,7 @@ from poolexport.cli import _show
 from poolexport.errors import InputError, ModeError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
@@ -38,7 +39,10 @@ SAVE = "save model.state_dict() with torch.save, or convert it to .safetensors"
 
 argument = click.argument("factory", metavar="MODULE:FACTORY")
 weights_option = click.option(
-    "--weights", metavar="FILE", type=click.Path(path_type=Path), help="A state dict: .safetensors, or .pt/.pth/.bin."
+    "--weights",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A state dict: .safetensors, or .pt/.pth/.bin/.ckpt/.tar.",
 )
 
 
@@ -62,11 +66,11 @@ def split(spec: str) -> tuple[str, str]:
     return place, name
 
 
-def load(spec: str, weights: Path | None) -> Loaded:
-    """The model that MODULE:FACTORY makes, with the weights in it, in eval mode.
+def load(spec: str, weights: Path | None, dtype: torch.dtype) -> Loaded:
+    """The model that MODULE:FACTORY makes, of this type, with the weights in it, in eval mode.
 
-    Whatever the factory draws, it draws the same at every call, so that a model without trained weights can be
-    verified.
+    Whatever the factory draws from the generators of torch, numpy and Python, it draws the same at every call, so that
+    a model without trained weights can be verified.
 
     Raises:
         InputError: it cannot be imported, made or filled.
@@ -75,13 +79,20 @@ def load(spec: str, weights: Path | None) -> Loaded:
 
     place, name = split(spec)
     with random_states_kept(0):
-        model = _made(_found(_imported(place), place, name), spec)
+        model = _made(_found(_imported(place, name), place, name), spec)
+    # before the weights come in, which would otherwise pass through the type that the factory chose
+    model.to(dtype)
     origin = "as the factory made them"
     if weights is not None:
         state, inside = _state_dict(weights)
-        stripped = _fill(model, state, weights, spec)
-        origin = (
-            str(weights) + (f", under {inside!r}" if inside else "") + (f", without {stripped!r}" if stripped else "")
+        stripped, rounded = _fill(model, state, weights, spec)
+        origin = ", ".join(
+            (
+                str(weights),
+                *([f"under {inside!r}"] if inside else []),
+                *([f"without {stripped!r}"] if stripped else []),
+                *([f"rounded from {rounded}"] if rounded else []),
+            )
         )
     # nobody else could: the model was made a moment ago, in training mode
     model.eval()
@@ -95,9 +106,9 @@ def load(spec: str, weights: Path | None) -> Loaded:
     return Loaded(model, origin)
 
 
-def _imported(place: str) -> ModuleType:
+def _imported(place: str, name: str) -> ModuleType:
     path = Path(place)
-    is_file = path.suffix == ".py" or len(path.parts) > 1
+    is_file = path.suffix == ".py" or place.startswith(".") or len(path.parts) > 1
     if is_file and not path.is_file():
         siblings = [str(path.with_name(file.name)) for file in path.parent.glob("*.py")]
         raise InputError(f"there is no file {path}{_show.near(str(path), siblings)}")
@@ -112,7 +123,18 @@ def _imported(place: str) -> ModuleType:
         if absent and not is_file:
             beside = "" if "." in place else _show.near(place, [file.stem for file in Path().glob("*.py")])
             raise InputError(f"there is no module {place!r}, neither in this folder nor installed{beside}") from error
-        raise InputError(f"{place} could not be imported: {_told(error)}") from error
+        dotted = _dotted(path) if is_file and "relative import" in str(error) else ""
+        hint = f"; it is part of a package, write {dotted}:{name}" if dotted else ""
+        raise InputError(f"{place} could not be imported: {_told(error)}{hint}") from error
+
+
+def _dotted(path: Path) -> str:
+    """The name by which a file in a folder below this one is imported; empty where it has none."""
+    try:
+        parts = path.resolve().relative_to(Path.cwd().resolve()).with_suffix("").parts
+    except ValueError:
+        return ""
+    return ".".join(parts) if len(parts) > 1 and all(part.isidentifier() for part in parts) else ""
 
 
 def _executed(path: Path) -> ModuleType:
@@ -155,7 +177,7 @@ def _made(found: Any, spec: str) -> nn.Module:
 
     wanted = "FACTORY must be a torch.nn.Module, or a callable without arguments that returns one"
     if isinstance(found, nn.Module):
-        return found
+        return _plain(found, spec)
     if not callable(found):
         raise InputError(f"{spec} is {_kind(found)}; {wanted}")
     needed = _needed(found)
@@ -167,9 +189,30 @@ def _made(found: Any, spec: str) -> nn.Module:
         model = found()
     except (Exception, SystemExit) as error:
         raise InputError(f"{spec} raised {_told(error)}") from error
+    if inspect.iscoroutine(model):
+        model.close()
+        raise InputError(f"{spec} is an async function, which nobody awaits here; give a plain one")
     if not isinstance(model, nn.Module):
         hint = "has it no return statement?" if model is None else wanted
         raise InputError(f"{spec} returned {_kind(model)} instead of a torch.nn.Module; {hint}")
+    return _plain(model, spec)
+
+
+def _plain(model: nn.Module, spec: str) -> nn.Module:
+    """The model, where it is one that can be looked into and copied."""
+    import torch
+
+    scripted = [at or "the model" for at, child in model.named_modules() if isinstance(child, torch.jit.ScriptModule)]
+    if scripted:
+        raise InputError(
+            f"{_show.listed(scripted)} of {spec} is TorchScript, a compiled program that cannot be looked into; give "
+            "the Python module that it was made from, without torch.jit"
+        )
+    lazy = [at for at, weight in model.named_parameters() if torch.nn.parameter.is_lazy(weight)]
+    if lazy:
+        raise InputError(
+            f"{_show.listed(lazy)} of {spec} has no shape before the first input; call the model once in the factory"
+        )
     return model
 
 
@@ -220,7 +263,8 @@ def _state_dict(path: Path) -> tuple[Mapping[str, Any], str]:
         return _safetensors(path), ""
     if path.suffix not in PICKLES:
         raise InputError(
-            f"{path} is not known to hold weights; give a file that ends in .safetensors, .pt, .pth or .bin"
+            f"{path} is not known to hold weights; give a file that ends in "
+            f"{', '.join(('.safetensors', *PICKLES[:-1]))} or {PICKLES[-1]}"
         )
     content = _unpickled(path)
     inside = next((key for key in NESTED if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)), "")
@@ -246,10 +290,19 @@ def _safetensors(path: Path) -> Mapping[str, Tensor]:
         ) from error
 
 
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as the format says: the length of a JSON object, and that object."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
+
+
 def _unpickled(path: Path) -> Any:
     """What torch.save wrote; nothing that the file names is ever run."""
     import torch
 
+    if _is_safetensors(path):
+        raise InputError(f"{path} is a safetensors file; give it a name that ends in .safetensors")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -268,22 +321,46 @@ def _unpickled(path: Path) -> Any:
         raise InputError(f"{path} is damaged, or torch.save did not write it{detail}; copy it again") from error
 
 
-def _fill(model: nn.Module, state: Mapping[str, Any], path: Path, spec: str) -> str:
-    """Load the weights, every one and no other; returns the prefix that had to be taken off their names."""
+def _fill(model: nn.Module, state: Mapping[str, Any], path: Path, spec: str) -> tuple[str, str]:
+    """Load the weights, every one and no other.
+
+    Returns:
+        The prefix that had to be taken off their names, and the types between which values were rounded.
+    """
+    import torch
+
     wanted = model.state_dict()
+    unnamed = [key for key in state if not isinstance(key, str)]
+    if unnamed:
+        raise InputError(f"{path} names a weight {unnamed[0]!r}, {_kind(unnamed[0])}, instead of a string; {SAVE}")
     prefix = next((p for p in PREFIXES if {f"{p}{key}" for key in wanted} == set(state)), "")
     state = {key.removeprefix(prefix): value for key, value in state.items()}
-    missing = [key for key in wanted if key not in state]
-    unexpected = [key for key in state if key not in wanted]
-    reshaped = [
-        f"{key} is {_show.shape(state[key].shape)} instead of {_show.shape(wanted[key].shape)}"
-        for key in wanted
-        if key in state and hasattr(wanted[key], "shape") and getattr(state[key], "shape", None) != wanted[key].shape
-    ]
+    pairs = {key: (state[key], wanted[key]) for key in wanted if key in state and torch.is_tensor(wanted[key])}
+    tensors = {key: pair for key, pair in pairs.items() if torch.is_tensor(pair[0])}
     faults = [
-        f"{len(keys)} {what}: {_show.listed(keys)}"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-        if keys
+        f"{len(found)} {what}: {_show.listed(found)}"
+        for what, found in (
+            ("missing", [key for key in wanted if key not in state]),
+            ("unexpected", [key for key in state if key not in wanted]),
+            ("not a tensor", [f"{key} is {_kind(new)}" for key, (new, _) in pairs.items() if key not in tensors]),
+            (
+                "of another shape",
+                [
+                    f"{key} is {_show.shape(new.shape)} instead of {_show.shape(old.shape)}"
+                    for key, (new, old) in tensors.items()
+                    if new.shape != old.shape
+                ],
+            ),
+            (
+                "of another kind",
+                [
+                    f"{key} holds {_name(new.dtype)} instead of {_name(old.dtype)}"
+                    for key, (new, old) in tensors.items()
+                    if (new.is_complex(), new.is_floating_point()) != (old.is_complex(), old.is_floating_point())
+                ],
+            ),
+        )
+        if found
     ]
     if faults:
         raise InputError(
@@ -294,4 +371,21 @@ def _fill(model: nn.Module, state: Mapping[str, Any], path: Path, spec: str) -> 
         model.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"the weights in {path} do not fit {spec}: {_show.one_line(str(error))}") from error
-    return prefix
+    rounded = dict.fromkeys(
+        f"{_name(new.dtype)} to {_name(old.dtype)}"
+        for new, old in tensors.values()
+        if old.is_floating_point() and _is_finer(new.dtype, old.dtype)
+    )
+    return prefix, " and ".join(rounded)
+
+
+def _is_finer(one: torch.dtype, other: torch.dtype) -> bool:
+    """Whether a type has numbers that the other one has to round."""
+    import torch
+
+    a, b = torch.finfo(one), torch.finfo(other)
+    return a.eps < b.eps or a.max > b.max
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import sys
 from collections.abc import Callable, Iterator
 
@@ -22,7 +24,7 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(file=sys.stderr)
+    console = Console(stderr=True)
     bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -32,7 +34,7 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         transient=True,
         disable=not console.is_terminal,
     )
-    with contextlib.redirect_stdout(sys.stderr), bar:
+    with _printing_to_stderr(), bar:
         task = bar.add_task(STAGES["load"], total=None)
 
         def report(stage: str, done: int, total: int) -> None:
@@ -43,3 +45,28 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(task, description=words, completed=done)
 
         yield report
+
+
+@contextlib.contextmanager
+def _printing_to_stderr() -> Iterator[None]:
+    """What Python code prints, what C code prints, and what other programs print."""
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            kept = os.dup(1)
+        except OSError:
+            yield
+            return
+        try:
+            with contextlib.suppress(OSError):
+                os.dup2(2, 1)
+            yield
+        finally:
+            _flush_c()
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
+def _flush_c() -> None:
+    """Let go of what C code printed; where nobody looks at a terminal, it would come out when the process ends."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).fflush(None)

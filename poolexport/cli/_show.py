@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import json
 import math
 import os
@@ -28,22 +30,48 @@ COLOURS = {"PASS": "bold green", "FAIL": "bold red", "UNVERIFIED": "bold yellow"
 
 def out(*parts: RenderableType) -> None:
     """Print for people, on stdout."""
-    console = Console(highlight=False, markup=False, width=None if _has_width() else WIDTH)
+    console = _console()
     with console.capture() as captured:
         for part in parts:
-            console.print(part)
+            console.print(_harmless(part))
     # tables are padded to their width, which is of no use in a file
-    click.echo("\n".join(line.rstrip() for line in captured.get().split("\n")), nl=False)
+    _write("\n".join(line.rstrip() for line in captured.get().split("\n")))
 
 
 def document(value: Any) -> None:
     """Print one JSON document on stdout; a number that JSON cannot hold becomes null."""
-    click.echo(json.dumps(plain(value), indent=2, allow_nan=False))
+    _write(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
 
 def error(sentence: str) -> None:
     """Print an error on stderr, on one line."""
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {one_line(sentence)}", err=True)
+    word = "error:" if os.environ.get("NO_COLOR") else click.style("error:", fg="red", bold=True)
+    click.echo(f"{word} {harmless(one_line(sentence))}", err=True)
+
+
+def _write(text: str) -> None:
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    click.echo(text, nl=False)
+
+
+def discard() -> None:
+    """Give up on stdout, so that the interpreter does not fail on what is left in it when it ends."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def harmless(text: str) -> str:
+    """The text with every character escaped that a terminal would obey instead of showing it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _harmless(part: RenderableType) -> RenderableType:
+    if isinstance(part, str):
+        return harmless(part)
+    if isinstance(part, Text) and not part.plain.isprintable():
+        return Text(harmless(part.plain), style=part.style)
+    return part
 
 
 def failure(raised: BaseException, sentence: str, code: int) -> dict[str, Any]:
@@ -80,7 +108,7 @@ def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for label, value in rows:
-        grid.add_row(label, value)
+        grid.add_row(label, _harmless(value))
     return grid
 
 
@@ -98,7 +126,7 @@ def table(
             header, overflow="fold", justify="right" if header in right else "left", no_wrap=header in whole
         )
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*map(_harmless, row))
     return result
 
 
@@ -107,8 +135,10 @@ def word(text: str) -> Text:
     return Text(text, style=COLOURS.get(text, ""))
 
 
-def shape(lengths: Sequence[int | str]) -> str:
+def shape(lengths: Sequence[int | str] | None) -> str:
     """``1x3x32x32``, or ``Nx3xHxW``; a length that is an expression stands in brackets."""
+    if lengths is None:
+        return "unknown shape"
     texts = [str(length) for length in lengths]
     return "x".join(text if text.isalnum() else f"({text})" for text in texts) or "scalar"
 
@@ -167,5 +197,11 @@ def plain(value: Any) -> Any:
     return value.__name__ if isinstance(value, type) else str(value)
 
 
-def _has_width() -> bool:
-    return sys.stdout.isatty() or "COLUMNS" in os.environ
+def width() -> int:
+    """Columns that a table may take."""
+    return _console().width
+
+
+def _console() -> Console:
+    has_width = "COLUMNS" in os.environ or (sys.stdout is not None and sys.stdout.isatty())
+    return Console(highlight=False, markup=False, emoji=False, width=None if has_width else WIDTH)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import RenderableType
 
-from poolexport.cli import _inputs, _model, _progress, _show
+from poolexport.cli import _graph, _inputs, _model, _progress, _show
 
 if TYPE_CHECKING:
     from torch import nn
 
     from poolexport.bundle import Bundle, Manifest
-
-FORMS = {
-    "function": "function: pooling as model-local functions made of standard operators",
-    "inlined": "inlined: standard operators only",
-}
 
 
 @click.command()
@@ -65,7 +61,8 @@ def export(
     """Export a model to ONNX and prove that the numbers are the same.
 
     MODULE is an importable module or a .py file. FACTORY is a torch.nn.Module in it, or a callable without arguments
-    that returns one. The model is put into eval mode; what it draws when it is made is the same at every call.
+    that returns one. The model is put into eval mode; what it draws from torch's, numpy's and Python's generators when
+    it is made is the same at every call.
 
     With several inputs, each --input may have the NAME of the argument of forward that it is for; other names are
     given to the inputs in the file, in order.
@@ -83,8 +80,8 @@ def export(
 
         target = out if out is not None else Path(_model.split(factory)[1].rpartition(".")[2])
         require_free(target, force=force)
-        loaded = _model.load(factory, weights)
-        model = loaded.model.to(getattr(torch, dtype))
+        loaded = _model.load(factory, weights, getattr(torch, dtype))
+        model = loaded.model
         shapes = _inputs.in_order(shapes, model)
         bundle = api.export(
             model,
@@ -106,7 +103,10 @@ def export(
         _show.document({**facts, "verdict": manifest.verdict, "manifest": asdict(manifest)})
         return
     _show.out(_show.facts(summary(bundle, loaded.weights, rules)))
-    feed = ", ".join(f"{port.name!r}: {port.name}" for port in manifest.inputs)
+    feed = ", ".join(
+        f"{port.name!r}: {port.name if port.name.isidentifier() and not iskeyword(port.name) else f'x{position}'}"
+        for position, port in enumerate(manifest.inputs)
+    )
     _show.out("", f"run it in Python: poolexport.session({str(bundle.path)!r}).run(None, {{{feed}}})")
 
 
@@ -133,7 +133,7 @@ def summary(bundle: Bundle, weights: str, rules: list[tuple[str, str, str]]) -> 
         ("file", f"{bundle.model} ({_show.size(bundle.model.stat().st_size)})"),
         ("weights", weights),
         ("opset", str(manifest.opset)),
-        ("form", FORMS[manifest.form]),
+        ("form", _graph.FORMS[_graph.form(_graph.read(bundle.model), manifest)]),
     ]
     for label, ports in (("input", manifest.inputs), ("output", manifest.outputs)):
         rows += [(label, f"{port.name}  {_show.dtype(port.dtype)}  {_show.shape(port.shape)}") for port in ports]

@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from poolexport.cli import _graph, _show
+from poolexport.errors import InputError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -31,7 +32,13 @@ def inspect(path: Path, as_json: bool) -> None:
       poolexport inspect build
     """
     model = _graph.read(path)
-    found = facts(path, model, _graph.manifest(model))
+    manifest, damage = None, ""
+    try:
+        manifest = _graph.manifest(model, path)
+    except InputError as error:
+        # everything but the manifest can still be told
+        damage = str(error)
+    found = facts(path, model, manifest, damage)
     if as_json:
         _show.document(found)
         return
@@ -49,16 +56,15 @@ def inspect(path: Path, as_json: bool) -> None:
         _show.out("", "no pooling operator in the graph")
 
 
-def facts(path: Path, model: ir.Model, manifest: Manifest | None) -> dict[str, Any]:
+def facts(path: Path, model: ir.Model, manifest: Manifest | None, damage: str = "") -> dict[str, Any]:
     """Everything that is known about a file."""
     from poolexport.bundle import model_path
 
     file = model_path(path)
     operators = _graph.operators(model)
-    bodies = any(function.domain == _graph.DOMAIN for function in model.functions.values())
     layers = manifest.layers if manifest else {}
     rules = manifest.inference_rules if manifest else {}
-    changed, untold = _graph.edited(path) if path.is_dir() else ([], "a single file carries no checksum")
+    changed, untold = _graph.edited(path, model) if path.is_dir() else ([], "a single file carries no checksum")
     return {
         "path": str(path),
         "model": str(file),
@@ -66,7 +72,7 @@ def facts(path: Path, model: ir.Model, manifest: Manifest | None) -> dict[str, A
         "ir_version": model.ir_version,
         "opsets": {domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
         "producer": " ".join(filter(None, (model.producer_name, model.producer_version))),
-        "form": "function" if bodies else "inlined" if layers else "plain",
+        "form": _graph.form(model, manifest),
         "inputs": [port(value) for value in model.graph.inputs],
         "outputs": [port(value) for value in model.graph.outputs],
         "layers": [{"path": at, "method": method, "inference": rules.get(at)} for at, method in layers.items()],
@@ -85,6 +91,7 @@ def facts(path: Path, model: ir.Model, manifest: Manifest | None) -> dict[str, A
         "intact": False if changed else None if untold else True,
         "changed": changed,
         "unchecked": untold or None,
+        "damage": damage or None,
         "verdict": manifest.verdict if manifest else None,
         "manifest": asdict(manifest) if manifest else None,
     }
@@ -92,27 +99,27 @@ def facts(path: Path, model: ir.Model, manifest: Manifest | None) -> dict[str, A
 
 def port(value: ir.Value) -> dict[str, Any]:
     """An input or output: name, type, shape."""
-    return {"name": value.name, "dtype": _show.dtype(str(value.dtype)), "shape": _graph.lengths(value)}
+    dtype = _show.dtype(str(value.dtype)) if value.dtype is not None else "unknown type"
+    if not _graph.is_tensor(value):
+        dtype = f"{type(value.type).__name__.removesuffix('Type').lower()} of {dtype}"
+    return {"name": value.name, "dtype": dtype, "shape": _graph.lengths(value)}
 
 
 def rows(found: dict[str, Any]) -> list[tuple[str, RenderableType]]:
     """The facts that fit on a line each."""
-    forms = {
-        "function": "function: pooling as model-local functions made of standard operators",
-        "inlined": "inlined: standard operators only",
-        "plain": "plain: no function bodies of poolexport's in it",
-    }
     opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
     result: list[tuple[str, RenderableType]] = [
         ("file", f"{found['model']} ({_show.size(found['bytes'])})"),
         ("made by", found["producer"] or "unknown"),
         ("opset", f"{opsets} (IR version {found['ir_version']})"),
-        ("form", forms[found["form"]]),
+        ("form", _graph.FORMS[found["form"]]),
     ]
     for label in ("inputs", "outputs"):
         result += [(label[:-1], f"{p['name']}  {p['dtype']}  {_show.shape(p['shape'])}") for p in found[label]]
     manifest = found["manifest"]
-    if manifest is None:
+    if found["damage"]:
+        result.append(("verdict", Text(f"unknown: {found['damage']}", style="bold red")))
+    elif manifest is None:
         result.append(("verdict", "unknown: poolexport did not write this file"))
     else:
         told = f" ({manifest['checks']} checks, worst relative error {_show.number(manifest['worst_error'])})"
@@ -132,7 +139,7 @@ def operator_row(operator: dict[str, Any]) -> tuple[RenderableType, ...]:
     """An operator as a line of the table."""
     attributes = " ".join(attribute(*pair) for pair in operator["attributes"].items() if not is_default(*pair))
     name = Text(operator["operator"], style="bold red" if operator["random"] else "")
-    runs = Text(operator["runs"], style="bold red" if operator["runs"] == _graph.NOTHING else "")
+    runs = Text(operator["runs"], style="bold red" if operator["runs"] in (_graph.NOTHING, _graph.UNKNOWN) else "")
     return (name, attributes, operator["in"] or "graph", str(operator["count"]), runs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +34,25 @@ def methods(names: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         _show.document({"methods": [card(method) for method in chosen]})
         return
-    headers = ("method", "layers", "training", "inference", "paper")
-    rows = [(m.name, layers(m), m.training, m.inference, source(m.paper)) for m in chosen]
-    _show.out(_show.table(headers, rows, whole=("method", "layers")))
+    headers = ("method", "layers", "inference", "training", "paper")
+    rows = [(m.name, layers(m), m.inference, m.training, source(m.paper)) for m in chosen]
+    count, is_narrow = columns(rows)
+    # the rules of training and inference are read together, in the order in which they happen
+    order = [position for position in (0, 1, 3, 2, 4) if position < count]
+    _show.out(
+        _show.table(
+            [headers[position] for position in order],
+            [[row[position] for position in order] for row in rows],
+            whole=("method",) if is_narrow else ("method", "layers"),
+        )
+    )
+
+
+def columns(rows: Sequence[Sequence[str]]) -> tuple[int, bool]:
+    """How many columns fit beside each other without getting too narrow to read, and whether even two do not."""
+    gap, narrowest = 3, 15
+    left = _show.width() - sum(max(len(row[position]) for row in rows) + gap for position in (0, 1))
+    return min(len(rows[0]), 2 + max(0, left // (narrowest + gap))), left < -gap
 
 
 def layers(method: Method) -> str:
@@ -61,6 +78,9 @@ def card(method: Method) -> dict[str, Any]:
         "paper": asdict(method.paper),
         "training": method.training,
         "inference": method.inference,
+        "variants": method.variants,
+        "space": method.space,
+        "graph_dtypes": method.graph_dtypes,
         "random": method.random,
         "operators": [operator.name for operator in method.operators],
         "cases": [asdict(case) for case in method.cases],

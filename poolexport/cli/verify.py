@@ -33,7 +33,12 @@ FLOATS = {"FLOAT": "float32", "FLOAT16": "float16", "DOUBLE": "float64"}
     help="Shape, as in 1x3x32x32; once per input. Only for files that poolexport did not write.",
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of the values tried; the same seed, the same verdict."
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    metavar="INTEGER",
+    default=0,
+    show_default=True,
+    help="Of the values tried; the same seed, the same verdict.",
 )
 @click.option("--factor", type=float, help="How many times farther from the float64 truth than torch the file may be.")
 @click.option("--rtol", type=float, help="With --atol, replaces that rule: error <= atol + rtol * scale.")
@@ -52,7 +57,7 @@ def verify(
 ) -> None:
     """Compare a file with the model that it was made from.
 
-    PATH is a bundle or an .onnx file.     Exit code 0 where every check passes, 1 where the numbers differ.
+    PATH is a bundle or an .onnx file. Exit code 0 where every check passes, 1 where the numbers differ.
 
     \b
     Example:
@@ -73,11 +78,11 @@ def verify(
         from poolexport.tolerance import FACTOR
 
         dtypes = [getattr(torch, name) for name in types]
-        loaded = _model.load(factory, weights)
+        loaded = _model.load(factory, weights, dtypes[0])
         try:
             verdict = api.verify(
                 path,
-                loaded.model.to(dtypes[0]),
+                loaded.model,
                 _inputs.draw(shapes, dtypes) if shapes else None,
                 factor=FACTOR if factor is None else factor,
                 rtol=rtol,
@@ -142,8 +147,10 @@ def _types(graph: ir.Model) -> list[str]:
     """torch's name of every input's type.
 
     Raises:
-        InputError: an input of integers; nobody can tell which of them make sense.
+        InputError: an input of integers; nobody can tell which of them make sense. Or no input at all.
     """
+    if not graph.graph.inputs:
+        raise InputError("the file takes no input, so there is nothing to compare it on")
     for value in graph.graph.inputs:
         if value.dtype is None or value.dtype.name not in FLOATS:
             kind = value.dtype.name.lower() if value.dtype else "an unknown type"
@@ -164,9 +171,9 @@ def _shapes(graph: ir.Model, given: list[_inputs.Input], path: Path) -> list[_in
     unknown = [entry.name for entry in given if entry.name and entry.name not in names]
     if unknown:
         raise InputError(f"{path} has no input {unknown[0]!r}{_show.near(unknown[0], names)}")
-    if given or _graph.manifest(graph) is not None:
+    if given or _graph.manifest(graph, path) is not None:
         return sorted(given, key=lambda entry: names.index(entry.name)) if given and given[0].name else given
     fixed = [_graph.lengths(value) for value in graph.graph.inputs]
-    if not all(isinstance(length, int) for shape in fixed for length in shape):
+    if not all(shape is not None and all(isinstance(length, int) for length in shape) for shape in fixed):
         raise InputError(f"{path} does not say which shapes to try; give --input 1x3x32x32, once for each of {names}")
-    return [_inputs.Input(tuple(int(length) for length in shape), name) for name, shape in zip(names, fixed)]
+    return [_inputs.Input(tuple(int(length) for length in shape or ()), name) for name, shape in zip(names, fixed)]

@@ -13,18 +13,12 @@ import onnx_ir as ir
 import torch
 
 from poolexport.errors import ExportError, RandomnessError
+from poolexport.graph import RANDOM_OPERATORS as RANDOM_OPERATORS
+from poolexport.graph import is_random
 from poolexport.pipeline._ports import settle_ports
 from poolexport.pipeline._state import random_states_kept
 from poolexport.pipeline.prepare import Prepared
 
-RANDOM_OPERATORS = {
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-}
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -74,7 +68,7 @@ def require_no_randomness(model: ir.Model) -> None:
         f"{node.op_type} from {module_path(node) or 'the model itself'}"
         for graph in graphs
         for node in graph.all_nodes()
-        if node.op_type in RANDOM_OPERATORS or _random_dropout(node)
+        if is_random(node)
     ]
     if culprits:
         raise RandomnessError(
@@ -88,13 +82,6 @@ def module_path(node: ir.Node) -> str:
     scopes = re.findall(r"'([^']*)'", node.metadata_props.get(SCOPES, ""))
     # torch puts nodes that belong to no module into a scope of its own, with a leading underscore.
     return scopes[-2] if len(scopes) > 1 and not scopes[-2].startswith("_") else ""
-
-
-def _random_dropout(node: ir.Node) -> bool:
-    if node.op_type != "Dropout" or len(node.inputs) < 3 or node.inputs[2] is None:
-        return False
-    training = ir.convenience.get_const_tensor(node.inputs[2])
-    return training is None or bool(training.numpy())
 
 
 def _name_axes(model: ir.Model, prepared: Prepared) -> None:

@@ -56,6 +56,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(Path(__file__).with_name("nets.py"), folder)
     (folder / "broken.py").write_text("def build(:\n")
     (folder / "needy.py").write_text("import no_such_package\n")
+    (folder / "loud.py").write_text("import os\nfrom nets import *\nos.system('echo from a program')\n")
+    (folder / "pkg" / "sub").mkdir(parents=True)
+    (folder / "pkg" / "sub" / "rel.py").write_text("from .nets import small\n")
     (folder / "script.py").write_text("import sys\n\nsys.exit(3)\n")
     net = nn.Sequential(nn.Conv2d(3, 4, 3))
     with torch.random.fork_rng():
@@ -72,6 +75,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "raw.bin").write_bytes(pickle.dumps(Shell()))
     torch.save({"epoch": 3}, folder / "epoch.pt")
     torch.save([1, 2], folder / "list.pt")
+    torch.save({**state, "0.bias": [1.0, 2.0, 3.0, 4.0]}, folder / "values.pt")
+    torch.save(dict(enumerate(state.values())), folder / "numbers.pt")
+    torch.save({**state, "0.bias": torch.ones(4, dtype=torch.int32)}, folder / "integers.pt")
+    save_file({**state, "0.weight": state["0.weight"].to(torch.complex64)}, folder / "complex.safetensors")
+    shutil.copy(folder / "ok.safetensors", folder / "renamed.pt")
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        rows = {"0.weight": torch.randn(4, 16).double() / 3, "0.bias": torch.randn(4).double() / 3}
+    save_file(rows, folder / "rows.safetensors")
     (folder / "cut.pt").write_bytes((folder / "nested.pt").read_bytes()[:500])
     (folder / "empty.pt").write_bytes(b"")
     (folder / "cut.safetensors").write_bytes((folder / "ok.safetensors").read_bytes()[:90])

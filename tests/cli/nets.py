@@ -71,6 +71,26 @@ def hides_a_stop() -> nn.Module:
         raise RuntimeError("wrapped") from error
 
 
+async def later() -> nn.Module:
+    return small()
+
+
+def scripted() -> nn.Module:
+    return nn.Sequential(torch.jit.script(nn.Conv2d(3, 4, 3)), SoftPool2d(2))
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyConv2d(4, 3), SoftPool2d(2))
+
+
+def no_pooling() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+
+
+def rows() -> nn.Module:
+    return nn.Sequential(nn.Linear(16, 4), SoftPool2d(2))
+
+
 def nothing() -> None:
     small()
 

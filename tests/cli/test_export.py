@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import onnx
 import onnxruntime as ort
 import pytest
+from onnx import numpy_helper
+from safetensors.torch import load_file
 
 from cli.conftest import SMALL, Run
 from poolexport.bundle import Manifest
@@ -50,6 +55,14 @@ def test_json_is_one_document_whatever_the_model_prints(run: Run, tmp_path: Path
     assert result.stderr == "building\n"
 
 
+def test_json_is_one_document_whatever_other_programs_and_c_print(source: Path, tmp_path: Path):
+    words = [sys.executable, "-B", "-m", "poolexport", "export", "loud.py:small", "--input", "1x3x16x16"]
+    words += ["--no-verify", "--json", "-o", str(tmp_path / "net")]
+    result = subprocess.run(words, cwd=source, capture_output=True, text=True, timeout=120, check=False)
+    assert json.loads(result.stdout)["verdict"] == "UNVERIFIED", result.stderr
+    assert "from a program" in result.stderr
+
+
 def test_a_portable_file_has_no_functions_and_names_its_rule(run: Run, portable: Path):
     manifest = json.loads(run("inspect", portable, "--json").stdout)
     assert manifest["form"] == "inlined"
@@ -71,6 +84,19 @@ def test_other_names_are_names_for_the_file(run: Run, tmp_path: Path):
     run("export", "nets:model", "--input", "picture=1x3x16x16", "--no-verify", "-o", tmp_path / "net.onnx")
     (port,) = ort.InferenceSession(tmp_path / "net.onnx").get_inputs()
     assert port.name == "picture"
+
+
+def test_the_hint_is_python_whatever_the_input_is_called(run: Run, tmp_path: Path):
+    words = ("--input", "a=b=1x3x16x16", "--no-verify", "-o", tmp_path / "net.onnx")
+    hint = run("export", "nets:model", *words).stdout.splitlines()[-1]
+    assert hint.endswith(".run(None, {'a=b': x0})")
+
+
+def test_a_model_without_functions_is_not_said_to_have_them(run: Run, tmp_path: Path):
+    path = tmp_path / "net.onnx"
+    result = run("export", "nets:no_pooling", "--input", "1x3x16x16", "--no-verify", "-o", path)
+    assert "form          plain: " in result.stdout
+    assert "form         plain: " in run("inspect", path).stdout
 
 
 def test_without_verification_the_file_says_so(run: Run, tmp_path: Path):
@@ -96,6 +122,19 @@ def test_weights_inside_a_checkpoint_are_found_and_said(run: Run, tmp_path: Path
     result = run("export", "nets:small", *words)
     assert result.exit_code == 0
     assert told in result.stdout
+
+
+@pytest.mark.parametrize(("dtype", "told"), [("float64", ""), ("float32", ", rounded from float64 to float32")])
+def test_weights_keep_their_precision_or_the_loss_is_said(run: Run, tmp_path: Path, dtype: str, told: str):
+    words = ("nets.py:rows", "--weights", "rows.safetensors")
+    path = tmp_path / "rows.onnx"
+    result = run("export", *words, "--input", "1x2x4x16", "--dtype", dtype, "-o", path, "--json")
+    assert json.loads(result.stdout)["weights"] == f"rows.safetensors{told}"
+    bias = next(value for value in onnx.load(path).graph.initializer if value.name == "0.bias")
+    exact = load_file("rows.safetensors")["0.bias"]
+    assert numpy_helper.to_array(bias).tolist() == (exact if dtype == "float64" else exact.float()).tolist()
+    verified = run("verify", path, *words, "--rtol", "1e-14" if dtype == "float64" else "1e-5", "--json")
+    assert verified.exit_code == 0, verified.output
 
 
 def test_a_file_that_computes_something_else_is_not_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,9 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from cli.conftest import Run
-from poolexport import pipeline
 from poolexport.cli import _graph
-from poolexport.pipeline import export as export_stage
 from poolexport_ops import DOMAIN
 
 
@@ -28,9 +26,7 @@ def save(path: Path, *nodes: onnx.NodeProto, opset: int = 18) -> Path:
 
 
 def test_the_facts_that_are_said_twice_agree():
-    assert pipeline
     assert _graph.DOMAIN == DOMAIN
-    assert _graph.RANDOM == export_stage.RANDOM_OPERATORS
 
 
 def test_json_agrees_with_the_manifest(run: Run, bundle: Path):
@@ -138,10 +134,82 @@ def test_a_truncated_file_is_one_sentence(run: Run, bundle: Path, tmp_path: Path
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_damaged_manifest_in_the_metadata_is_one_sentence(run: Run, portable: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("", "{"),
+        ("", "[]"),
+        ("layers", []),
+        ("layers", {"2": 3}),
+        ("checks", "many"),
+        ("verdict", None),
+        ("opset", [1]),
+    ],
+)
+def test_a_damaged_manifest_in_the_metadata_hides_nothing_else(
+    run: Run, portable: Path, tmp_path: Path, field: str, value: object
+):
+    path = tmp_path / "damaged.onnx"
     model = onnx.load(portable)
-    next(p for p in model.metadata_props if p.key == "poolexport.manifest").value = "{"
-    onnx.save(model, tmp_path / "damaged.onnx")
-    result = run("inspect", tmp_path / "damaged.onnx")
-    assert result.exit_code == 2
-    assert "the manifest is damaged" in result.stderr
+    entry = next(p for p in model.metadata_props if p.key == "poolexport.manifest")
+    entry.value = json.dumps({**json.loads(entry.value), field: value}) if field else str(value)
+    onnx.save(model, path)
+    result = run("inspect", path)
+    assert result.exit_code == 0, result.stderr
+    assert f"unknown: the manifest in {path} is damaged: " in result.stdout
+    assert "float32  1x3x16x16" in result.stdout
+    found = json.loads(run("inspect", path, "--json").stdout)
+    assert found["verdict"] is None
+    assert found["damage"]
+    verified = run("verify", path, "nets.py:stochastic")
+    assert verified.exit_code == 2
+    assert verified.stderr.startswith(f"error: the manifest in {path} is damaged: ")
+
+
+@pytest.mark.parametrize("change", [{"sha256": {}}, {"verdict": "UNVERIFIED"}, {"opset": 18}, {"more": 1}])
+def test_an_edited_manifest_is_reported(run: Run, bundle: Path, tmp_path: Path, change: dict[str, object]):
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    facts = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**facts, **change}))
+    assert json.loads(run("inspect", copy, "--json").stdout)["changed"] == ["manifest.json"]
+    (copy / "manifest.json").write_text(json.dumps(facts))
+    assert json.loads(run("inspect", copy, "--json").stdout)["intact"] is True
+
+
+def test_shapes_that_the_file_does_not_say_are_unknown(run: Run, tmp_path: Path):
+    path = save(tmp_path / "x.onnx", helper.make_node("SequenceAt", ["s", "i"], ["y"]))
+    model = onnx.load(path)
+    sequence = helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None)
+    model.graph.input.extend([sequence, helper.make_tensor_value_info("i", TensorProto.INT64, [])])
+    onnx.save(model, path)
+    lines = [line.split(maxsplit=2) for line in run("inspect", path).stdout.splitlines()]
+    assert ["input", "s", "sequence of float32  unknown shape"] in lines
+    assert ["input", "i", "int64  scalar"] in lines
+    assert ["output", "y", "float32  unknown shape"] in lines
+
+
+def test_functions_that_nobody_calls_do_not_count_and_others_do(run: Run, tmp_path: Path):
+    path = save(tmp_path / "x.onnx", helper.make_node("Relu", ["x"], ["y"]))
+    model = onnx.load(path)
+    body = [helper.make_node("RandomUniformLike", ["a"], ["b"])]
+    model.functions.append(helper.make_function("own", "Noise", ["a"], ["b"], body, [helper.make_opsetid("", 18)]))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    onnx.save(model, path)
+    assert json.loads(run("inspect", path, "--json").stdout)["random"] == []
+    model.graph.node[0].CopyFrom(helper.make_node("Noise", ["x"], ["y"], domain="own"))
+    onnx.save(model, path)
+    assert json.loads(run("inspect", path, "--json").stdout)["random"] == ["RandomUniformLike"]
+
+
+def test_an_operator_that_does_not_exist_has_no_kernel(run: Run, tmp_path: Path):
+    nodes = [helper.make_node("QuickPool", ["x"], ["a"]), helper.make_node("GlobalMaxPool", ["a"], ["y"])]
+    operators = json.loads(run("inspect", save(tmp_path / "x.onnx", *nodes), "--json").stdout)["operators"]
+    assert [o["runs"] for o in operators] == [_graph.UNKNOWN, "standard kernel"]
+
+
+def test_names_are_shown_and_not_obeyed(run: Run, tmp_path: Path):
+    path = save(tmp_path / "x.onnx", helper.make_node("Relu", ["x"], ["y"]))
+    model = onnx.load(path)
+    model.graph.input[0].name = model.graph.node[0].input[0] = "\x1b[31m[bold]:smile:\n"
+    onnx.save(model, path)
+    assert "\\x1b[31m[bold]:smile:\\n  float32" in run("inspect", path).stdout

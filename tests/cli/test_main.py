@@ -12,6 +12,7 @@ import pytest
 import poolexport
 from cli.conftest import Run
 from poolexport import cli
+from poolexport.cli import _show
 from poolexport.errors import ExportError, InputError, ParityError, PoolExportError
 
 VERBS = sorted(path.stem for path in Path(cli.__file__).parent.glob("*.py") if not path.stem.startswith("_"))
@@ -26,7 +27,7 @@ def test_help_lists_every_verb_and_every_exit_code(run: Run):
     assert result.exit_code == 0
     listed = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines() if line.strip()]
     assert listed[: len(VERBS)] == VERBS
-    for code in ("0  fine", "1  the numbers differ", "2  bad input", "3  a fault", "130  interrupted"):
+    for code in ("0  fine", "1  the numbers differ", "2  bad input", "3  a fault", "130  interrupted", "141  "):
         assert code in result.stdout
 
 
@@ -134,8 +135,48 @@ def test_an_error_of_usage_in_json_is_one_document(run: Run):
     assert json.loads(result.stdout)["error"]["type"] == "MissingParameter"
 
 
-def test_a_reader_that_has_enough_is_no_difference_in_numbers(bundle: Path):
-    code = f"from poolexport.cli import main; main(['inspect', {str(bundle)!r}])"
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("words", ["methods --json", "methods", "--help", "methods nope --json"])
+@pytest.mark.parametrize("where", [">/dev/full", ">&-"])
+def test_output_that_cannot_be_written_is_no_difference_in_numbers(words: str, where: str):
+    if (words, where) == ("--help", ">&-"):
+        pytest.skip("click prints nothing where there is no stdout")
+    shell = f'"{sys.executable}" -m poolexport {words} {where}'
+    result = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert all(line.startswith("error: ") for line in result.stderr.splitlines()), result.stderr
+    assert result.stderr
+
+
+@pytest.mark.parametrize("verb", ["methods", "export x:y --input 1", "verify BUNDLE x:y"])
+def test_a_verb_without_torch_says_what_it_needs(bundle: Path, verb: str):
+    words = [str(bundle) if word == "BUNDLE" else word for word in verb.split()]
+    code = f"import sys; sys.modules['torch'] = None; from poolexport.cli import main; main({words!r})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.stderr == "error: this verb needs torch, which is not installed; run: pip install torch\n"
+    assert result.returncode == 2
+
+
+def test_no_color_is_obeyed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr("click._compat.should_strip_ansi", lambda *_: False)
+    monkeypatch.setattr("click.utils.should_strip_ansi", lambda *_: False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    _show.error("x")
+    monkeypatch.setenv("NO_COLOR", "1")
+    _show.error("x")
+    coloured, plain = capsys.readouterr().err.splitlines()
+    assert coloured != plain
+    assert plain == "error: x"
+
+
+def test_characters_that_a_terminal_obeys_are_escaped(run: Run):
+    result = run("inspect", "a\x1b[31m[bold]:smile:.onnx")
+    assert result.stderr == "error: there is no model at a\\x1b[31m[bold]:smile:.onnx\n"
+
+
+@pytest.mark.parametrize("words", ["'inspect', {!r}", "'--help'"])
+def test_a_reader_that_has_enough_is_no_difference_in_numbers(bundle: Path, words: str):
+    code = f"from poolexport.cli import main; main([{words.format(str(bundle))}])"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None

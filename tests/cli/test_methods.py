@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+from click.testing import CliRunner
+
 from cli.conftest import Run
 from poolexport.catalog import methods as catalogue
+from poolexport.cli import main
 
 
 def test_the_table_has_every_method_and_layer(run: Run):
@@ -22,7 +26,7 @@ def test_json_has_every_field_of_every_card(run: Run):
     assert sorted(cards) == sorted(catalogue())
     for name, method in catalogue().items():
         card = cards[name]
-        assert set(type(method).__dataclass_fields__) - {"reference"} <= set(card)
+        assert set(type(method).__dataclass_fields__) - {"reference", "companions"} <= set(card)
         assert [layer["dims"] for layer in card["layers"]] == list(method.ranks)
         assert card["paper"]["link"] == method.paper.link
         assert len(card["cases"]) == len(method.cases)
@@ -38,3 +42,14 @@ def test_a_misspelled_name_is_told_the_right_one(run: Run):
     result = run("methods", "sofpool")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: there is no method 'sofpool'; did you mean softpool")
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
+def test_a_narrow_terminal_gets_fewer_columns_and_no_crumbs(columns: int):
+    result = CliRunner(env={"COLUMNS": str(columns)}).invoke(main, ["methods"])
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[:2] == ["method", "layers"]
+    assert max(map(len, lines)) <= columns
+    assert len(lines) <= 2 + 3 * len(catalogue())
+    assert "LearnedMixedPool1d 2d" in result.stdout
+    assert ("paper" in lines[0]) == (columns >= 100)

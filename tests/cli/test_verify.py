@@ -82,6 +82,8 @@ def test_a_file_that_does_not_describe_itself_is_verified_on_the_shapes_given(ru
         (("BUNDLE", "nets.py:small", "--factor", "-1"), "--factor -1.0 is not a bound"),
         (("BUNDLE", "nets.py:small", "--rtol", "nan"), "--rtol nan is not a bound"),
         (("BUNDLE", "nets.py:stochastic", "--seed", "x"), "'x' is not a valid integer"),
+        (("BUNDLE", "nets.py:small", "--seed", "-1"), "-1 is not in the range"),
+        (("BUNDLE", "nets.py:small", "--seed", str(2**32)), "is not in the range"),
     ],
 )
 def test_bad_input_is_one_sentence(run: Run, bundle: Path, words: tuple[str, ...], told: str):
