@@ -24,7 +24,7 @@ from poolexport_models.evidence import FORMS, Form, Row, accuracy_of, form_of, i
 from poolexport_models.extras import PACKAGES, require
 from poolexport_models.pictures import Picture
 from poolexport_models.recipes import Recipe, load, recipe, recipes
-from poolexport_models.strips import REPEATS, RUNTIME, Strip, before, layer_in, pooled_photograph, strips_of
+from poolexport_models.strips import REPEATS, RUNTIME, Strip, layer_in, original, pooled_photograph, strips_of
 
 __all__ = ["PAGE", "ROWS", "Form", "Row", "main", "page", "pooled_photograph"]
 
@@ -121,7 +121,7 @@ def page(sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    unpooled = before()
+    unpooled = original()
     drawn = [unpooled, *(picture for section in sections for strip in section.strips for picture in strip.pictures)]
     # The page holds a large picture once, however often it shows it.
     shared = {picture.uri: picture for picture in drawn if picture.width >= LARGE}

@@ -140,7 +140,7 @@ def _pool_on_photograph(layer: nn.Module, path: Path, x: Tensor, channel: int, t
         f"The same layer, applied {_times(times)} to a photograph: a size that the export never saw."
         f"{_rescaled(low, high)}{settled}",
         (
-            before(),
+            original(),
             *_compared(ours, theirs, limits=(low, high), colours="gray"),
             pictures.draw(contrast, "minus plain averaging", colours="RdBu_r", limits=(-CONTRAST, CONTRAST), note=note),
         ),
@@ -198,7 +198,7 @@ def _head_on_photograph(plan: Recipe, folder: Path) -> Strip:
     )
 
 
-def before() -> Picture:
+def original() -> Picture:
     return pictures.draw(photograph()[0, 0].numpy(), "photograph", colours="gray", limits=(0, 1))
 
 
