@@ -46,6 +46,8 @@ class Manifest:
         layers: method of every pooling layer, by dotted path.
         inference_rules: the fixed rule of every layer that is random in training, by dotted path.
         example_shapes: shapes the graph was traced with, one per input.
+        bound: how far an answer was allowed to be from the truth.
+        truth: "float64", or "float32" where the model cannot run in float64.
         verdict: "PASS", or "UNVERIFIED" where verification was switched off.
         checks: number of comparisons that were made.
         skipped: number of inputs not compared because the model itself refuses them.
@@ -60,6 +62,8 @@ class Manifest:
     layers: Mapping[str, str]
     inference_rules: Mapping[str, str]
     example_shapes: tuple[tuple[int, ...], ...]
+    bound: str
+    truth: str
     verdict: str
     checks: int
     skipped: int

@@ -145,8 +145,9 @@ class Method:
 
     def inference_rule(self, layer: nn.Module) -> str:
         """The fixed rule a layer of this method follows in ``eval()``."""
+        described = getattr(layer, "inference_rule", None)
         rule = getattr(layer, "inference", None)
-        return f"{rule}: {self.inference}" if rule else self.inference
+        return described or (f"{rule}: {self.inference}" if rule else self.inference)
 
 
 def _state(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:

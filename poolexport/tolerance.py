@@ -51,6 +51,8 @@ def judge(
     peer: np.ndarray,
     truth: np.ndarray,
     *,
+    moved: np.ndarray | None = None,
+    sensitivity: float = 0.0,
     factor: float = FACTOR,
     rtol: float | None = None,
     atol: float | None = None,
@@ -58,14 +60,17 @@ def judge(
     """Judge ``result`` by ``truth``, as leniently as ``peer`` (torch in the same precision) makes necessary.
 
     Maps of NaN, +inf and -inf must be those of the truth or, element by element, those of the peer. Integers must be
-    equal. User-set ``rtol`` and ``atol`` replace the derived bound by ``atol + rtol * scale``.
+    equal to those of the truth or the peer. ``moved`` is the truth for inputs and weights that are rounded differently:
+    where it differs from the truth, rounding is magnified, and the bound grows with it. User-set ``rtol`` and ``atol``
+    replace the derived bound by ``atol + rtol * scale``.
     """
     if result.shape != peer.shape:
         return _failed(f"shape {result.shape} instead of {peer.shape}")
     if result.dtype != peer.dtype:
         return _failed(f"type {result.dtype} instead of {peer.dtype}")
     if not np.issubdtype(peer.dtype, np.floating):
-        wrong = int(np.count_nonzero(result != peer))
+        unsure = np.zeros(peer.shape, bool) if moved is None else moved != truth
+        wrong = int(np.count_nonzero((result != peer) & (result != truth) & ~unsure))
         return Judgement(wrong == 0, float(wrong), 0.0, 0.0, 0.0, f"{wrong} integers differ" if wrong else "")
 
     truth = truth.astype(np.float64)
@@ -74,10 +79,14 @@ def judge(
     finite = np.isfinite(result) & np.isfinite(truth)
     scale = _largest(truth[np.isfinite(truth)])
     error = _largest(result[finite].astype(np.float64) - truth[finite])
+    shift = 0.0
+    if moved is not None:
+        both = np.isfinite(moved) & np.isfinite(truth)
+        shift = _largest(moved[both] - truth[both])
     comparable = np.isfinite(peer) & np.isfinite(truth)
     peer_error = _largest(peer[comparable].astype(np.float64) - truth[comparable])
     if rtol is None and atol is None:
-        bound = factor * peer_error + FLOOR_ULPS[peer.dtype.name] * _rounding(peer.dtype, scale)
+        bound = factor * peer_error + sensitivity * shift + FLOOR_ULPS[peer.dtype.name] * _rounding(peer.dtype, scale)
     else:
         bound = (atol or 0.0) + (rtol or 0.0) * scale
     if stray.any():

@@ -31,6 +31,8 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "form": str,
     "layers": dict,
     "inference_rules": dict,
+    "bound": str,
+    "truth": str,
     "verdict": str,
     "checks": int,
     "skipped": int,

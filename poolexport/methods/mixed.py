@@ -91,8 +91,8 @@ class _MixedPool(WindowLayer):
     def forward(self, x: Tensor) -> Tensor:
         self.require_rank(x)
         share = self.lam
-        if share is None and self.inference in SHARES and not self.training:
-            share = SHARES[self.inference]
+        if share is None and not self.training:
+            share = {"expectation": 0.5, "max": 1.0, "avg": 0.0}.get(self.inference)
         if share == 1:
             return self._maximum(x)
         if share == 0:
@@ -139,6 +139,18 @@ class _MixedPool(WindowLayer):
                 setattr(self, name, torch.zeros_like(state_dict[prefix + name], device=self.max_count.device))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    @property
+    def inference_rule(self) -> str:
+        """The fixed rule of this layer in words."""
+        if self.lam is not None:
+            return f"fixed: {self.lam:g} of the maximum, the rest average"
+        return {
+            "frequency": "frequency: the choice that training drew more often",
+            "expectation": "expectation: the mean of maximum and average",
+            "max": "max: the maximum",
+            "avg": "avg: the average",
+        }[self.inference]
+
     def extra_options(self) -> dict[str, Any]:
         options = {"granularity": self.granularity, "inference": self.inference}
         return options if self.lam is None else {**options, "lam": self.lam}
@@ -156,7 +168,6 @@ class MixedPool3d(_MixedPool):
     rank = 3
 
 
-#: Share of the maximum in the inference rules that need no counts.
 SHARES = {"expectation": 0.5, "max": 1.0, "avg": 0.0}
 
 

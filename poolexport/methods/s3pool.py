@@ -154,6 +154,17 @@ class _S3Pool(nn.Module):
                 )
         return g, keep
 
+    @property
+    def inference_rule(self) -> str:
+        """The fixed rule of this layer in words."""
+        lines = {
+            "average": "shifted average of lines",
+            "paper": "average of lines",
+            "expectation": "the mean of the training draw",
+            "subsample": "every line that the stride meets",
+        }[self.inference]
+        return f"{self.inference}: {'dense maximum, then ' if self.maxpool else ''}{lines}"
+
     def extra_repr(self) -> str:
         return (
             f"kernel_size={self.kernel_size}, stride={self.stride}, grid_size={self.grid_size}, "

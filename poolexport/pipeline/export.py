@@ -6,8 +6,9 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -19,6 +20,8 @@ from poolexport.pipeline._ports import settle_ports
 from poolexport.pipeline._state import random_states_kept
 from poolexport.pipeline.prepare import Prepared
 
+#: A bound this large is none: the tracer uses it for lengths in general.
+UNBOUNDED = 2**31 - 1
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -56,7 +59,9 @@ def export(prepared: Prepared) -> ir.Model:
             f"model; export with opset={found}"
         )
     settle_ports(model, prepared.input_names, prepared.output_names)
-    _name_axes(model, prepared)
+    names = _name_axes(model, prepared)
+    assert program.exported_program is not None
+    _require_unbounded(program.exported_program.range_constraints, names)
     require_no_randomness(model)
     return model
 
@@ -84,8 +89,19 @@ def module_path(node: ir.Node) -> str:
     return scopes[-2] if len(scopes) > 1 and not scopes[-2].startswith("_") else ""
 
 
-def _name_axes(model: ir.Model, prepared: Prepared) -> None:
-    """Give the tracer's symbols the names that the user chose."""
+def _require_unbounded(ranges: Mapping[Any, Any], names: Mapping[str, str]) -> None:
+    """Refuse an axis that the traced branch of the model serves only up to some length."""
+    for symbol, allowed in ranges.items():
+        name = names.get(str(symbol))
+        if name is not None and str(allowed.upper) not in ("int_oo", "oo") and int(allowed.upper) < UNBOUNDED:
+            raise ExportError(
+                f"axis {name} is dynamic only up to a length of {allowed.upper}: the model branches on it, and a graph "
+                "holds one branch; leave it out of the dynamic axes, or remove the branch"
+            )
+
+
+def _name_axes(model: ir.Model, prepared: Prepared) -> dict[str, str]:
+    """Give the tracer's symbols the names that the user chose, and return those names by symbol."""
     names: dict[str, str] = {}
     for value, named in zip(model.graph.inputs, prepared.axes):
         for axis, name in named.items():
@@ -111,6 +127,7 @@ def _name_axes(model: ir.Model, prepared: Prepared) -> None:
                         for dim in value.shape
                     ]
                 )
+    return names
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import Sequential
 from onnx_ir.passes.common import (
@@ -13,61 +14,90 @@ from onnx_ir.passes.common import (
     RemoveUnusedFunctionsPass,
     RemoveUnusedNodesPass,
     RemoveUnusedOpsetsPass,
+    ShapeInferencePass,
 )
 
 from poolexport.pipeline._ports import settle_ports
+from poolexport_ops._body import Body
+
+#: Reductions that add up a row of numbers.
+SUMS = {"ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMean", "ReduceSum", "ReduceSumSquare"}
 
 
-class ReduceOneAxisAtATime(ir.passes.InPlacePass):
-    """Replace a sum or mean over several axes by one per axis, the last axis first.
+class SumInDouble(ir.passes.InPlacePass):
+    """Make every float32 sum in float64, and round it once.
 
-    onnxruntime adds up several axes in one long float32 row, which loses digits; axis by axis the rows are short, and
-    the mean of equally many means is the same mean.
+    onnxruntime adds up a float32 row one cell after the other: a mean over a plane of ordinary size loses a digit.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         changed = False
         for node in list(model.graph.all_nodes()):
-            axes = _constant_axes(node)
-            if len(axes) > 1:
-                self._split(node, sorted(axes, reverse=True))
+            if (
+                node.op_type in SUMS
+                and not node.domain
+                and ir.DataType.FLOAT in (node.inputs[0].dtype, node.outputs[0].dtype)
+            ):
+                self._widen(node)
                 changed = True
         return ir.passes.PassResult(model, changed)
 
-    def _split(self, node: ir.Node, axes: list[int]) -> None:
-        keep = node.attributes.get_int("keepdims", 1)
+    def _widen(self, node: ir.Node) -> None:
         value, output = node.inputs[0], node.outputs[0]
-        assert value is not None
-        new = []
-        for axis in axes:
-            constant = ir.node("Constant", [], {"value": ir.tensor([axis], ir.DataType.INT64)})
-            step = ir.node(node.op_type, [value, constant.outputs[0]], {"keepdims": keep}, version=node.version)
-            step.metadata_props.update(node.metadata_props)
-            constant.outputs[0].type = ir.TensorType(ir.DataType.INT64)
-            value = step.outputs[0]
-            value.type = output.type
-            new += [constant, step]
-        value.shape = output.shape
         assert node.graph is not None
-        ir.convenience.replace_nodes_and_values(node.graph, node, [node], new, [output], [value])
+        wide = ir.node("Cast", [value], {"to": int(ir.DataType.DOUBLE)})
+        total = ir.Node("", node.op_type, [wide.outputs[0], *node.inputs[1:]], node.attributes.values())
+        narrow = ir.node("Cast", [total.outputs[0]], {"to": int(ir.DataType.FLOAT)})
+        for new in (wide, total, narrow):
+            new.metadata_props.update(node.metadata_props)
+        narrow.outputs[0].type, narrow.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), output.shape
+        new_nodes = [wide, total, narrow]
+        ir.convenience.replace_nodes_and_values(node.graph, node, [node], new_nodes, [output], [narrow.outputs[0]])
 
 
-def _constant_axes(node: ir.Node) -> list[int]:
-    """The axes of a sum or mean, counted from the front, where they are known; else none."""
-    if node.op_type not in ("ReduceMean", "ReduceSum") or len(node.inputs) < 2:
-        return []
-    value, axes = node.inputs
-    if axes is not None and (producer := axes.producer()) is not None and producer.op_type == "Reshape":
-        axes = producer.inputs[0]  # torch writes the axes as a reshaped constant
-    constant = None if axes is None else ir.convenience.get_const_tensor(axes)
-    if constant is None or value is None or value.shape is None:
-        return []
-    return [int(axis) % len(value.shape) for axis in constant.numpy().ravel()]
+class NormaliseByDouble(ir.passes.InPlacePass):
+    """Write InstanceNormalization (GroupNorm is one too) with float64 statistics.
+
+    Its one float32 sum per plane is divided by the deviation of that plane: on nearly constant planes every lost digit
+    is magnified three hundred times.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        changed = False
+        for node in list(model.graph.all_nodes()):
+            x = node.inputs[0] if node.op_type == "InstanceNormalization" and not node.domain else None
+            if x is not None and x.dtype == ir.DataType.FLOAT and x.shape is not None:
+                self._write(node, x, len(x.shape))
+                changed = True
+        return ir.passes.PassResult(model, changed)
+
+    def _write(self, node: ir.Node, x: ir.Value, rank: int) -> None:
+        assert node.graph is not None
+        op, double, single = Body(0, ir.DataType.FLOAT), ir.DataType.DOUBLE, ir.DataType.FLOAT
+        axes = op.ints(*range(2, rank))
+        shape = op.ints(1, -1, *[1] * (rank - 2))
+        scale, bias = (op.Reshape(value, shape) for value in node.inputs[1:3])
+        wide = op.cast(x, double)
+        centred = op.Sub(wide, op.ReduceMean(wide, axes, keepdims=1))
+        variance = op.ReduceMean(op.Mul(centred, centred), axes, keepdims=1)
+        epsilon = op.constant(np.array(node.attributes.get_float("epsilon", 1e-5), np.float64))
+        normal = op.cast(op.Div(centred, op.Sqrt(op.Add(variance, epsilon))), single)
+        y = op.Add(op.Mul(normal, scale), bias)
+        output = node.outputs[0]
+        y.type, y.shape = ir.TensorType(single), output.shape
+        for position, new in enumerate(op.nodes):
+            new.metadata_props.update(node.metadata_props)
+            new.name = f"{node.name}_{position}"
+            for value in new.outputs:
+                value.name = None
+        ir.convenience.replace_nodes_and_values(node.graph, node, [node], op.nodes, [output], [y])
 
 
 #: In this order. None of them folds constants or drops a term: a small epsilon stays where the model put it.
 PASSES = (
-    ReduceOneAxisAtATime(),
+    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False),
+    NormaliseByDouble(),
+    SumInDouble(),
     LiftConstantsToInitializersPass(),
     DeduplicateInitializersPass(),
     CommonSubexpressionEliminationPass(),

@@ -16,7 +16,7 @@ import onnxruntime as ort
 from torch import Tensor
 
 from poolexport.bundle import MANIFEST, METADATA_KEY, MODEL, SAMPLE, Bundle, Manifest, Port, sha256
-from poolexport.errors import OutputError
+from poolexport.errors import InputError, OutputError
 from poolexport.pipeline.prepare import Prepared
 from poolexport.pipeline.verify import Verdict
 from poolexport.runtime import session
@@ -67,8 +67,8 @@ def require_free(target: Path, *, force: bool) -> None:
     if target.exists() and target.is_dir() != (target.suffix != ".onnx"):
         kind = "a folder" if target.is_dir() else "a file"
         raise OutputError(f"{target} is {kind}; it is not replaced by something of another kind")
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
-        raise OutputError(f"{target} is a folder that is not a bundle; it is not replaced")
+    if target.is_dir() and any(target.iterdir()) and not _is_bundle(target):
+        raise OutputError(f"{target} is a folder that holds more than a bundle; it is not replaced")
     folder = target.absolute().parent
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file, not a folder; choose another path")
@@ -76,6 +76,17 @@ def require_free(target: Path, *, force: bool) -> None:
         raise OutputError(f"the folder {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"the folder {folder} cannot be written; check its permissions")
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a folder holds what an export wrote, and nothing else."""
+    if {entry.name for entry in folder.iterdir()} - {MODEL, MANIFEST, SAMPLE} or not (folder / MANIFEST).is_file():
+        return False
+    try:
+        Manifest.from_json((folder / MANIFEST).read_text())
+    except (InputError, ValueError):
+        return False
+    return True
 
 
 def describe(model: ir.Model, prepared: Prepared, verdict: Verdict | None, *, portable: bool) -> Manifest:
@@ -88,6 +99,8 @@ def describe(model: ir.Model, prepared: Prepared, verdict: Verdict | None, *, po
         layers=dict(prepared.layers),
         inference_rules=dict(prepared.inference_rules),
         example_shapes=tuple(tuple(x.shape) for x in prepared.args),
+        bound=verdict.bound if verdict else "",
+        truth=verdict.truth if verdict else "",
         verdict=verdict.word if verdict else "UNVERIFIED",
         checks=len(verdict.checks) if verdict else 0,
         skipped=len(verdict.skipped) if verdict else 0,
@@ -146,8 +159,8 @@ def _move(source: Path, target: Path) -> None:
     """Rename into place; an older target is set aside first and comes back if the rename fails."""
     if source.is_dir():
         source.chmod(0o755)
-    if not target.exists():
-        source.rename(target)
+    if not target.exists() or target.is_file():
+        source.replace(target)
         return
     aside = target.with_name(f".{target.name}.old-{os.getpid()}")
     target.rename(aside)

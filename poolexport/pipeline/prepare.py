@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from poolexport import catalog
 from poolexport.errors import InputError, ModeError, RandomnessError
-from poolexport.pipeline._state import buffers_kept, random_states_kept, tensors_of
+from poolexport.pipeline._state import random_states, random_states_kept, tensors_of
 
 #: Versions of the standard operators that the exporter writes and onnxruntime runs.
 OPSETS = range(18, 24)
@@ -89,7 +89,7 @@ def prepare(
     require_eval(model)
     names = _input_names(model, examples, input_names)
     axes = _axes(names, examples, dynamic_shapes)
-    duplicate = _copy(model)
+    duplicate = copy_of(model)
     called = require_repeatable(duplicate, examples)
     examples = tuple(_traceable(x, named) for x, named in zip(examples, axes))
     count = len(tensors_of(run(duplicate, examples)))
@@ -146,7 +146,9 @@ def require_repeatable(model: nn.Module, args: Sequence[Tensor]) -> set[str]:
     records = []
     for seed in (1, 1, 2, 3):
         with random_states_kept(seed), _recorded(model) as record:
+            before = random_states()
             record[OUTPUT] = ([], _snapshot(run(model, args)))
+            drawn = before != random_states()
         records.append(record)
     for other, cause, advice in (
         (records[1], "its answer depends on earlier calls", "a buffer must not change in eval mode"),
@@ -160,11 +162,38 @@ def require_repeatable(model: nn.Module, args: Sequence[Tensor]) -> set[str]:
             raise RandomnessError(
                 f"two eval() runs on the same input differ, first in {who or 'the model itself'}: {cause}; {advice}"
             )
+    if drawn:
+        raise RandomnessError(
+            f"{_first_that_draws(model, args)} draws random numbers in eval mode, though these runs happened to agree; "
+            f"{RANDOM_ADVICE}"
+        )
     return {path.partition(" (")[0] for path in records[0]} - {OUTPUT}
 
 
 OUTPUT = "the model's output"
 RANDOM_ADVICE = "give the layer a fixed inference rule, or pass training=self.training"
+
+
+def _first_that_draws(model: nn.Module, args: Sequence[Tensor]) -> str:
+    """The innermost module during whose first call a random state moves."""
+    entered: list[tuple[int, ...]] = []
+    found: list[str] = []
+    hooks = []
+    for path, module in model.named_modules():
+
+        def leave(module: nn.Module, _: Any, __: Any, path: str = path) -> None:
+            if entered.pop() != random_states():
+                found.append(f"{path} ({type(module).__name__})" if path else "the model itself")
+
+        hooks.append(module.register_forward_pre_hook(lambda _, __: entered.append(random_states())))
+        hooks.append(module.register_forward_hook(leave))
+    try:
+        with random_states_kept(1):
+            run(model, args)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else "the model itself"
 
 
 def _first_difference(first: Record, other: Record) -> str | None:
@@ -233,12 +262,15 @@ def _same_values(x: Tensor, y: Tensor) -> bool:
     return x.shape == y.shape and bool(((x == y) | (x.isnan() & y.isnan())).all())
 
 
-def _copy(model: nn.Module) -> nn.Module:
+def copy_of(model: nn.Module) -> nn.Module:
+    """A copy that may be run, traced and changed without touching the model."""
     try:
-        with buffers_kept(model):
-            return copy.deepcopy(model)
+        return copy.deepcopy(model)
     except Exception as error:
-        raise InputError(f"the model cannot be copied, which keeps the export from changing it: {error}") from error
+        raise InputError(
+            f"the model cannot be copied, which keeps the export from changing it: {error}; clear what it caches, or "
+            "load its state into a fresh model"
+        ) from error
 
 
 def _examples(args: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

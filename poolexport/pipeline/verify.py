@@ -7,6 +7,7 @@ careless code. The same model in float64 is the truth; the file passes where it 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,14 +18,17 @@ from torch import Tensor, nn
 
 from poolexport import stress
 from poolexport.errors import InputError, ParityError
-from poolexport.pipeline._state import buffers_kept, random_states_kept, tensors_of
-from poolexport.pipeline.prepare import require_eval, require_repeatable, run
+from poolexport.pipeline._state import random_states_kept, tensors_of
+from poolexport.pipeline.prepare import copy_of, require_eval, require_repeatable, run
 from poolexport.runtime import Source, session
 from poolexport.tolerance import FACTOR, Judgement, judge
 
 #: How far the lengths of dynamic axes move away from the traced ones: larger, odd, smaller.
 STEPS = (1, 2, 5, -1)
-BATCHES = (1, 3)
+BATCHES = (1, 3, 9)
+#: An answer may be this many times as far from the truth as the truth itself moves when every input and weight is
+#: rounded differently by one unit: heads that subtract, divide or take roots magnify rounding in every runtime.
+SENSITIVITY = 4.0
 
 Progress = Callable[[str, int, int], None]
 
@@ -43,7 +47,7 @@ class Check:
 
     @property
     def relative_error(self) -> float:
-        return max((j.error / j.scale if j.scale else j.error for j in self.judgements), default=0.0)
+        return max((j.error / j.scale if j.scale > j.error else j.error for j in self.judgements), default=0.0)
 
     @property
     def reason(self) -> str:
@@ -60,11 +64,13 @@ class Verdict:
         checks: the inputs tried.
         skipped: shapes that the model itself refuses, with its reason.
         truth: "float64", or "float32" where the model cannot run in float64.
+        bound: how far an answer was allowed to be from the truth.
     """
 
     checks: tuple[Check, ...]
     skipped: tuple[str, ...] = ()
     truth: str = "float64"
+    bound: str = ""
 
     @property
     def passed(self) -> bool:
@@ -110,29 +116,34 @@ def verify(
         InputError: the file and the model do not belong together.
         ParityError: the answers differ; the error holds the verdict.
     """
+    bounds = _bounds(factor, rtol, atol)
     require_eval(model)
     runtime = session(path)
     ports = runtime.get_inputs()
     _require_same_inputs(ports, example)
-    with buffers_kept(model), random_states_kept(seed):
-        require_repeatable(model, example)
-        precise = _in_float64(model, example)
+    # A copy takes the wear: the model may count its calls in places that no state_dict knows.
+    original = copy_of(model)
+    with random_states_kept(seed):
+        require_repeatable(original, example)
+        precise = _in_float64(original, example)
+        shaken = _shaken(precise, example, seed) if precise else None
         plan = list(_inputs(ports, example, seed))
         checks, skipped = [], []
         for done, (values, inputs) in enumerate(plan):
             if progress is not None:
                 progress("verify", done, len(plan))
             try:
-                peers = [t.numpy() for t in tensors_of(run(model, inputs))]
+                peers = [t.numpy() for t in tensors_of(run(original, inputs))]
             except InputError as error:
                 skipped.append(str(error))
                 continue
-            truths = [t.numpy() for t in tensors_of(run(precise, _double(inputs)))] if precise else peers
-            judgements = _compare(runtime, ports, inputs, peers, truths, factor=factor, rtol=rtol, atol=atol)
+            truths = _answers(precise, inputs) if precise else peers
+            moved = _answers(shaken, _rounded_anew(inputs, seed)) if shaken else truths
+            judgements = _compare(runtime, ports, inputs, peers, truths, moved, factor=factor, rtol=rtol, atol=atol)
             checks.append(Check(values, tuple(tuple(x.shape) for x in inputs), judgements))
     if progress is not None:
         progress("verify", len(plan), len(plan))
-    verdict = Verdict(tuple(checks), tuple(skipped), "float64" if precise else "float32")
+    verdict = Verdict(tuple(checks), tuple(skipped), "float64" if precise else "float32", bounds)
     _require_unseen(verdict, ports, example)
     if not any(judgement.finite for check in checks for judgement in check.judgements):
         spoilt = [name for name, t in model.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
@@ -154,6 +165,7 @@ def _compare(
     inputs: Sequence[Tensor],
     peers: Sequence[np.ndarray],
     truths: Sequence[np.ndarray],
+    moved: Sequence[np.ndarray],
     **bounds: float | None,
 ) -> tuple[Judgement, ...]:
     feed = {port.name: x.numpy() for port, x in zip(ports, inputs)}
@@ -165,7 +177,57 @@ def _compare(
     if len(results) != len(peers):
         reason = f"the file has {len(results)} outputs, the model {len(peers)}"
         return (Judgement(False, float("inf"), 0.0, 0.0, 0.0, reason),)
-    return tuple(judge(r, p, t, **bounds) for r, p, t in zip(results, peers, truths))  # type: ignore[arg-type]
+    return tuple(
+        judge(r, p, t, moved=m, sensitivity=SENSITIVITY, **bounds)  # type: ignore[arg-type]
+        for r, p, t, m in zip(results, peers, truths, moved)
+    )
+
+
+def _bounds(factor: float, rtol: float | None, atol: float | None) -> str:
+    """The rule that answers are judged by, in words.
+
+    Raises:
+        InputError: a bound is not a number that bounds anything.
+    """
+    if not (math.isfinite(factor) and factor > 0):
+        raise InputError(f"factor must be a positive number, got {factor}")
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise InputError(f"{name} must be a number of at least 0, got {value}")
+    if rtol is None and atol is None:
+        return f"{factor:g} times torch's own error, plus rounding"
+    return f"atol {atol or 0.0:g} + rtol {rtol or 0.0:g} times the scale"
+
+
+def _answers(model: nn.Module, inputs: Sequence[Tensor]) -> list[np.ndarray]:
+    return [t.numpy() for t in tensors_of(run(model, _double(inputs)))]
+
+
+def _shaken(precise: nn.Module, example: Sequence[Tensor], seed: int) -> nn.Module:
+    """The float64 model with every weight moved by one rounding unit of the example's type, up or down."""
+    shaken = copy.deepcopy(precise)
+    with torch.no_grad():
+        for position, weight in enumerate([*shaken.parameters(), *shaken.buffers()]):
+            if weight.is_floating_point():
+                weight.mul_(_shake(weight, _unit(example), seed + position))
+    return shaken
+
+
+def _rounded_anew(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
+    """Inputs in float64 with every value moved by one rounding unit, up or down."""
+    unit = _unit(inputs)
+    return tuple(x.double() * _shake(x, unit, seed + k) if x.is_floating_point() else x for k, x in enumerate(inputs))
+
+
+def _shake(like: Tensor, unit: float, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, like.shape, generator=generator).double() * 2 - 1
+    return 1 + unit * signs
+
+
+def _unit(inputs: Sequence[Tensor]) -> float:
+    """Rounding unit of the inputs' floating type; float32's where there is none."""
+    return next((torch.finfo(x.dtype).eps for x in inputs if x.is_floating_point()), torch.finfo(torch.float32).eps)
 
 
 def _inputs(
@@ -175,20 +237,20 @@ def _inputs(
     yield "example", tuple(example)
     traced = {dim: x.shape[i] for port, x in zip(ports, example) for i, dim in _dynamic(port)}
     for regime in stress.REGIMES:
-        yield regime, tuple(_draw(regime, x, x.shape, seed) for x in example)
+        yield regime, tuple(_draw(regime, x, x.shape, seed + 1000 * k) for k, x in enumerate(example))
     for lengths in _unseen(traced, {dim for port in ports for i, dim in _dynamic(port) if i == 0}):
-        shapes = [
-            tuple(
-                lengths.get(dim, x.shape[i]) if isinstance(dim, str) else x.shape[i] for i, dim in enumerate(port.shape)
-            )
-            for port, x in zip(ports, example)
-        ]
+        shapes = []
+        for port, x in zip(ports, example):
+            moved = {i: lengths[dim] for i, dim in _dynamic(port) if dim in lengths}
+            shapes.append(tuple(moved.get(i, n) for i, n in enumerate(x.shape)))
         for regime in ("normal", "ties"):
-            yield regime, tuple(_draw(regime, x, shape, seed + 1) for x, shape in zip(example, shapes))
+            drawn = (_draw(regime, x, n, seed + 1 + 1000 * k) for k, (x, n) in enumerate(zip(example, shapes)))
+            yield regime, tuple(drawn)
 
 
 def _dynamic(port: ort.NodeArg) -> list[tuple[int, str]]:
-    return [(i, dim) for i, dim in enumerate(port.shape) if isinstance(dim, str)]
+    """The axes that may change, by number and name; one without a name gets its own."""
+    return [(i, dim or f"{port.name}.{i}") for i, dim in enumerate(port.shape) if not isinstance(dim, int)]
 
 
 def _unseen(traced: Mapping[str, int], batches: set[str]) -> Iterator[dict[str, int]]:
@@ -205,15 +267,20 @@ def _unseen(traced: Mapping[str, int], batches: set[str]) -> Iterator[dict[str, 
         for step in STEPS:
             moved = {dim: max(1, n + step * (turn + 1)) for turn, (dim, n) in enumerate(sizes.items())}
             yield moved | dict.fromkeys(batches & traced.keys(), 1 + step % 4)
+    if sizes:
+        yield {dim: 2 * n + 1 for dim, n in sizes.items()}
+        yield {dim: max(1, n // 2) for dim, n in sizes.items()}
 
 
 def _draw(regime: str, like: Tensor, shape: Sequence[int], seed: int) -> Tensor:
-    """Values of a regime; an input of integers keeps the example's values, repeated to the shape."""
+    """Values of a regime; integers are drawn from the range of the example's, pixels from all of theirs."""
     if like.is_floating_point():
         dtype = torch.empty(0, dtype=like.dtype).numpy().dtype
         return torch.from_numpy(stress.draw(regime, tuple(shape), dtype, seed))
-    index = [torch.arange(n) % like.shape[axis] for axis, n in enumerate(shape)]
-    return like[torch.meshgrid(*index, indexing="ij")] if index else like
+    rng = np.random.default_rng([seed, *regime.encode()])
+    pixels = like.dtype == torch.uint8 or not like.numel()
+    low, high = (0, 255) if pixels else (int(like.min()), int(like.max()))
+    return torch.from_numpy(np.asarray(rng.integers(low, high + 1, tuple(shape)))).to(like.dtype)
 
 
 def _in_float64(model: nn.Module, example: Sequence[Tensor]) -> nn.Module | None:

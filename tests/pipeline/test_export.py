@@ -222,7 +222,7 @@ def test_folder_that_is_not_a_bundle_is_never_replaced(net, tmp_path):
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "chapter1.tex").write_text("precious")
-    with pytest.raises(OutputError, match="not a bundle"):
+    with pytest.raises(OutputError, match="holds more than a bundle"):
         poolexport.export(net, IMAGE, folder, force=True)
     assert (folder / "chapter1.tex").read_text() == "precious"
 

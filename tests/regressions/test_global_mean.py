@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import onnx
 import pytest
 import torch
 from torch import nn
@@ -20,8 +19,6 @@ def test_global_mean_of_an_ordinary_image_verifies(layer, tmp_path):
     x = torch.rand(1, 2, 224, 320)
     bundle = poolexport.export(layer.eval(), x, tmp_path / "net", dynamic_shapes={0: "N", 2: "H", 3: "W"})
     assert bundle.manifest.verdict == "PASS"
-    for node in onnx.load(bundle.model).graph.node:
-        assert node.op_type not in ("ReduceMean", "ReduceSum") or not node.attribute[0].ints
 
 
 def test_mean_of_a_long_row_verifies(tmp_path):

@@ -1,0 +1,155 @@
+"""What verification must not miss: files that are wrong only where a single comparison would not look."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import poolexport
+from poolexport.errors import ExportError, InputError, OutputError, ParityError
+from poolexport.tolerance import judge
+
+NHW = {0: "N", 2: "H", 3: "W"}
+IMAGE = torch.randn(2, 3, 12, 14)
+
+
+class Fn(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Fn2(Fn):
+    def forward(self, x, y):
+        return self.function(x, y)
+
+
+def file_of(function, tmp_path, *inputs, axes=NHW):
+    """An unverified file of a function."""
+    model = (Fn2 if len(inputs) == 2 else Fn)(function).eval()
+    shapes = [axes] * len(inputs)
+    names = [f"x{i}" for i in range(len(inputs))]
+    return poolexport.export(
+        model, inputs, tmp_path / "f.onnx", dynamic_shapes=shapes, input_names=names, verify=False, force=True
+    ).path
+
+
+def cells(x, axis):
+    """The length of an axis, as a number the graph computes."""
+    return torch.ones_like(x.movedim(axis, 0)[:, :1, :1, :1]).sum()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda x: torch.where(cells(x, 0) > 4, 1.001, 1.0),
+        lambda x: torch.where(cells(x, 0) < 2, 1.001, 1.0),
+        lambda x: torch.where(cells(x, 2) > 20, 1.001, 1.0),
+        lambda x: torch.where(cells(x, 3) < 10, 1.001, 1.0),
+        lambda x: torch.where(x < 0, 1.001, 1.0),
+        lambda x: torch.where(x.abs() > 5e3, 1.001, 1.0),
+        lambda x: torch.where((x == 0).all(), torch.nan, 1.0),
+        lambda x: 1.0 + 1e-5 * torch.ones_like(x),
+    ],
+    ids=["large-batch", "batch-1", "large-height", "small-width", "negative", "large-values", "nan-on-zeros", "1e-5"],
+)
+def test_fault_in_a_corner_is_found(fault, tmp_path):
+    file = file_of(lambda x: x * 2 * fault(x), tmp_path, IMAGE)
+    with pytest.raises(ParityError):
+        poolexport.verify(file, Fn(lambda x: x * 2).eval(), IMAGE)
+
+
+def test_the_right_file_passes(tmp_path):
+    file = file_of(lambda x: x * 2, tmp_path, IMAGE)
+    assert poolexport.verify(file, Fn(lambda x: x * 2).eval(), IMAGE).passed
+
+
+def test_inputs_of_one_shape_get_values_of_their_own(tmp_path):
+    file = file_of(lambda x, y: x - y, tmp_path, IMAGE, IMAGE)
+    with pytest.raises(ParityError):
+        poolexport.verify(file, Fn2(lambda x, y: 5 * (y - x)).eval(), (IMAGE, IMAGE))
+
+
+def test_pixels_are_drawn_from_all_of_their_range(tmp_path):
+    black = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    file = file_of(lambda x: x.float() * -1, tmp_path, black)
+    with pytest.raises(ParityError):
+        poolexport.verify(file, Fn(lambda x: x.float()).eval(), black)
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"rtol": float("nan")}, {"atol": float("inf")}, {"factor": 0}, {"factor": float("nan")}]
+)
+def test_bounds_that_bound_nothing_are_refused(bounds, tmp_path):
+    file = file_of(lambda x: x * 2, tmp_path, IMAGE)
+    with pytest.raises(InputError, match="must be a"):
+        poolexport.verify(file, Fn(lambda x: x * 3).eval(), IMAGE, **bounds)
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_model_that_branches_on_a_size_is_refused(axis, tmp_path):
+    model = Fn(lambda x: x * 2 if x.shape[axis] > 64 else x * 3).eval()
+    with pytest.raises(ExportError, match="dynamic only up to a length of 64: the model branches on it"):
+        poolexport.export(model, IMAGE, tmp_path / "net", dynamic_shapes=NHW)
+
+
+@pytest.mark.parametrize("layer", [nn.InstanceNorm2d(4), nn.GroupNorm(2, 4)])
+def test_nets_with_plane_statistics_pass(layer, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), layer, nn.ReLU(), poolexport.nn.SoftPool2d(2)).eval()
+    bundle = poolexport.export(model, torch.randn(1, 3, 64, 64), tmp_path / "net", dynamic_shapes=NHW)
+    assert bundle.manifest.verdict == "PASS"
+    assert bundle.manifest.bound.startswith("4 times torch's own error")
+
+
+def test_drawing_without_effect_is_refused(tmp_path):
+    import random
+
+    model = Fn(lambda x: x * 2 if random.random() < 1e-9 else x).eval()
+    with pytest.raises(InputError, match="draws random numbers in eval mode, though these runs happened to agree"):
+        poolexport.export(model, IMAGE, tmp_path / "net")
+
+
+def test_hidden_counters_of_the_model_stand_still(tmp_path):
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+        def forward(self, x):
+            self.calls += 1
+            return x * 2
+
+    model = Counts().eval()
+    bundle = poolexport.export(model, IMAGE, tmp_path / "net.onnx")
+    poolexport.verify(bundle.path, model)
+    assert model.calls == 0
+
+
+def test_force_keeps_a_folder_that_only_looks_like_a_bundle(tmp_path):
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "manifest.json").write_text("{}")
+    with pytest.raises(OutputError, match="holds more than a bundle"):
+        poolexport.export(Fn(lambda x: x * 2).eval(), IMAGE, site, force=True)
+    bundle = poolexport.export(Fn(lambda x: x * 2).eval(), IMAGE, tmp_path / "net")
+    (bundle.path / "thesis.txt").write_text("precious")
+    with pytest.raises(OutputError, match="holds more than a bundle"):
+        poolexport.export(Fn(lambda x: x * 2).eval(), IMAGE, bundle.path, force=True)
+    assert (bundle.path / "thesis.txt").read_text() == "precious"
+
+
+def test_judgement_grows_with_what_rounding_does_to_the_truth():
+    truth = np.array([1.0, 2.0])
+    result, peer = truth.astype(np.float32) + np.float32(1e-4), truth.astype(np.float32)
+    assert not judge(result, peer, truth).passed
+    assert judge(result, peer, truth, moved=truth + 1e-4, sensitivity=4.0).passed
+    assert not judge(result, peer, truth, moved=truth + 1e-6, sensitivity=4.0).passed
+    assert judge(np.array([3, 4]), np.array([3, 5]), np.array([3, 4])).passed
+    assert not judge(np.array([3, 6]), np.array([3, 5]), np.array([3, 5])).passed
+    assert judge(np.array([3, 6]), np.array([3, 5]), np.array([3, 5]), moved=np.array([3, 7])).passed
