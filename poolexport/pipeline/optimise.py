@@ -33,11 +33,8 @@ class SumInDouble(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         changed = False
         for node in list(model.graph.all_nodes()):
-            if (
-                node.op_type in SUMS
-                and not node.domain
-                and ir.DataType.FLOAT in (node.inputs[0].dtype, node.outputs[0].dtype)
-            ):
+            types = [value.dtype for value in (*node.inputs[:1], *node.outputs) if value is not None]
+            if node.op_type in SUMS and not node.domain and ir.DataType.FLOAT in types:
                 self._widen(node)
                 changed = True
         return ir.passes.PassResult(model, changed)
