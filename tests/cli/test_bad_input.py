@@ -144,7 +144,7 @@ def test_a_path_that_exists_is_not_replaced_without_force(run: Run, out: Path):
 
 def test_force_does_not_replace_a_folder_that_is_not_a_bundle(run: Run, out: Path):
     result = run("export", *GOOD, "-o", out, "--force")
-    assert_refused(result.exit_code, result.stderr, "is a folder that is not a bundle")
+    assert_refused(result.exit_code, result.stderr, "is a folder that holds more than a bundle")
     assert (out / "keep.txt").read_text() == "keep"
 
 
