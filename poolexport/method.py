@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,8 +152,3 @@ class Method:
 def _state(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     tensors = {name: torch.as_tensor(value) for name, value in case.state.items()}
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
-
-
-def options_of(layer: type[nn.Module]) -> tuple[str, ...]:
-    """Names of the constructor arguments of a layer."""
-    return tuple(inspect.signature(layer).parameters)

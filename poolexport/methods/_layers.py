@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from poolexport_ops import Window, require_rank
-from poolexport_ops._window import Ints
+from poolexport_ops._window import Ints, is_half
 
 
 class WindowLayer(nn.Module):
@@ -55,7 +54,7 @@ def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def widened(x: Tensor) -> Tensor:
     """``x``, in float32 where it is half precision: a blend of several poolings is rounded once, at its end."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if is_half(x.dtype) else x
 
 
 def counted_pads(window: Window, count_include_pad: bool) -> list[int]:
