@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -60,13 +60,26 @@ class Case:
 
 @dataclass(frozen=True)
 class Limit:
-    """What a layer refuses, with the error it answers; ``shape`` is None where the constructor refuses."""
+    """What a layer refuses, and what an exported file does with the same input.
+
+    A graph cannot raise an error of its own, so where sizes are dynamic a file may accept what the layer refuses.
+
+    Args:
+        options: constructor arguments.
+        error: the type of the error that the layer raises ...
+        message: ... and a part of what it says.
+        shape: of the refused input; None where the constructor refuses.
+        rank: number of spatial axes of the layer.
+        file: "refuses" where onnxruntime raises an error too; "nothing" where a file gives an empty answer; "numbers"
+            where it gives some, which mean nothing.
+    """
 
     options: Mapping[str, Any]
     error: type[Exception]
     message: str
     shape: tuple[int, ...] | None = None
     rank: int = 2
+    file: Literal["refuses", "nothing", "numbers"] = "refuses"
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,7 +61,8 @@ def judge(
 
     Maps of NaN, +inf and -inf must be those of the truth or, element by element, those of the peer. Integers must be
     equal to those of the truth or the peer. ``moved`` is the truth for inputs and weights that are rounded differently:
-    where it differs from the truth, rounding is magnified, and the bound grows with it. User-set ``rtol`` and ``atol``
+    where it differs from the truth, rounding is magnified, and the bound grows with it; where it has another shape it
+    says nothing. User-set ``rtol`` and ``atol``
     replace the derived bound by ``atol + rtol * scale``.
     """
     if result.shape != peer.shape:
@@ -69,7 +70,7 @@ def judge(
     if result.dtype != peer.dtype:
         return _failed(f"type {result.dtype} instead of {peer.dtype}")
     if not np.issubdtype(peer.dtype, np.floating):
-        unsure = np.zeros(peer.shape, bool) if moved is None else moved != truth
+        unsure = moved != truth if moved is not None and moved.shape == truth.shape else np.zeros(peer.shape, bool)
         wrong = int(np.count_nonzero((result != peer) & (result != truth) & ~unsure))
         return Judgement(wrong == 0, float(wrong), 0.0, 0.0, 0.0, f"{wrong} integers differ" if wrong else "")
 
@@ -80,7 +81,7 @@ def judge(
     scale = _largest(truth[np.isfinite(truth)])
     error = _largest(result[finite].astype(np.float64) - truth[finite])
     shift = 0.0
-    if moved is not None:
+    if moved is not None and moved.shape == truth.shape:
         both = np.isfinite(moved) & np.isfinite(truth)
         shift = _largest(moved[both] - truth[both])
     comparable = np.isfinite(peer) & np.isfinite(truth)

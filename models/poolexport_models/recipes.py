@@ -92,20 +92,21 @@ def layer_of(method: str, options: Mapping[str, Any], channels: int) -> nn.Modul
 
 @cache
 def recipes() -> Mapping[str, Recipe]:
-    """The recipe of every method that has a layer for images, by method name.
+    """The recipe of every method that has a layer for images and needs nothing but an image, by method name.
 
     Example:
         >>> recipes()["softpool"].network.__name__, recipes()["softpool"].hole
         ('ResidualCNN', 'pool')
     """
-    return MappingProxyType({name: _recipe(name) for name, method in catalog.methods().items() if 2 in method.ranks})
+    shown = (name for name, method in catalog.methods().items() if 2 in method.ranks and method.companions is None)
+    return MappingProxyType({name: _recipe(name) for name in shown})
 
 
 def recipe(method: str) -> Recipe:
     """The recipe of a method.
 
     Raises:
-        InputError: there is no such method, or it has no layer for images.
+        InputError: there is no such method, or it has no layer that takes images alone.
     """
     try:
         return recipes()[method]

@@ -145,8 +145,8 @@ METHOD = Method(
         Case("3d-divisor", {"kernel_size": 2, "divisor_override": 3}, shape=(1, 2, 5, 6, 7)),
     ),
     space={
-        "kernel_size": (1, 2, 3),
-        "stride": (None, 1, 2, 3),
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
         "padding": (0, 0, 1),
         "ceil_mode": (False, True),
         "count_include_pad": (True, False),
@@ -157,7 +157,7 @@ METHOD = Method(
         Limit({"kernel_size": 2, "stride": 0}, ValueError, "stride must be a positive int"),
         Limit({"kernel_size": 2, "padding": 2}, ValueError, "at most half of the kernel's extent"),
         Limit({"kernel_size": 2, "divisor_override": 0}, ValueError, "divisor_override must be a positive int"),
-        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9)),
+        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9), file="numbers"),
     ),
     notes=(
         "torch.onnx.export drops divisor_override without a word; here it is part of the operator.",

@@ -152,8 +152,8 @@ METHOD = Method(
         Case("3d", {"kernel_size": 2}, shape=(1, 2, 5, 6, 7), state={"alpha": [0.8]}),
     ),
     space={
-        "kernel_size": (1, 2, 3),
-        "stride": (None, 1, 2, 3),
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
         "padding": (0, 0, 1),
         "ceil_mode": (False, True),
         "count_include_pad": (True, False),

@@ -175,8 +175,8 @@ METHOD = Method(
     ),
     space={
         "norm_type": (1, 2, 3, 0.5, 1.5, -1, 16, math.inf, -math.inf),
-        "kernel_size": (1, 2, 3),
-        "stride": (None, 1, 2, 3),
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
         "ceil_mode": (False, True),
         "signed": (True, False),
     },
@@ -184,7 +184,13 @@ METHOD = Method(
         Limit({"norm_type": 0, "kernel_size": 2}, ValueError, "norm_type must be a number other than 0"),
         Limit({"norm_type": math.nan, "kernel_size": 2}, ValueError, "norm_type must be a number other than 0"),
         Limit({"norm_type": 2, "kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
-        Limit({"norm_type": 2, "kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9)),
+        Limit(
+            {"norm_type": 2, "kernel_size": 5},
+            ValueError,
+            "the window does not fit",
+            shape=(1, 1, 4, 9),
+            file="nothing",
+        ),
     ),
     notes=(
         "torch overflows where a power leaves the range (p = 2 above 1.8e19); this layer does not.",

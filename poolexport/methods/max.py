@@ -140,8 +140,8 @@ METHOD = Method(
         Case("3d", {"kernel_size": 2, "ceil_mode": True}, shape=(1, 2, 5, 6, 7)),
     ),
     space={
-        "kernel_size": (1, 2, 3),
-        "stride": (None, 1, 2, 3),
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
         "padding": (0, 0, 1),
         "ceil_mode": (False, True),
         "dilation": (1, 1, 2, 3),
@@ -153,7 +153,7 @@ METHOD = Method(
         Limit({"kernel_size": 2, "padding": -1}, ValueError, "padding must be a non-negative int"),
         Limit({"kernel_size": 2, "padding": 2}, ValueError, "at most half of the kernel's extent"),
         Limit({"kernel_size": (2, 2, 2)}, ValueError, "a tuple of 2"),
-        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9)),
+        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9), file="nothing"),
         Limit({"kernel_size": 2}, ValueError, "expects an input of shape", shape=(3, 9, 9)),
     ),
     notes=(

@@ -253,8 +253,8 @@ METHOD = Method(
         Case("3d", {"kernel_size": 2, "ceil_mode": True}, shape=(1, 3, 5, 6, 7), state=COUNTS),
     ),
     space={
-        "kernel_size": (1, 2, 3),
-        "stride": (None, 1, 2, 3),
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
         "padding": (0, 0, 1),
         "ceil_mode": (False, True),
         "count_include_pad": (True, False),

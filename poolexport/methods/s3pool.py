@@ -312,8 +312,8 @@ METHOD = Method(
         Case("3d", {"kernel_size": 2}, shape=(1, 2, 5, 6, 7)),
     ),
     space={
-        "kernel_size": (1, 2, 3),
-        "stride": (None, 1, 2, 3),
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
         "grid_size": (None, 2, 3, 4, 6),
         "maxpool": (True, False),
         "align": ("official", "same"),
@@ -331,7 +331,13 @@ METHOD = Method(
             "the last grid of spatial axis 0 has 0 lines left",
             shape=(1, 1, 6, 9),
         ),
-        Limit({"grid_size": 8, "inference": "expectation"}, ValueError, "the grid does not fit", shape=(1, 1, 4, 9)),
+        Limit(
+            {"grid_size": 8, "inference": "expectation"},
+            ValueError,
+            "the grid does not fit",
+            shape=(1, 1, 4, 9),
+            file="nothing",
+        ),
     ),
     notes=(
         "On some odd sizes the official inference rule gives one line more than training; inference='expectation' "

@@ -162,12 +162,12 @@ METHOD = Method(
         Case("1d", {"kernel_size": 3, "stride": 2}, shape=(2, 3, 11)),
         Case("3d", {"kernel_size": 2, "ceil_mode": True}, shape=(1, 2, 5, 6, 7)),
     ),
-    space={"kernel_size": (1, 2, 3), "stride": (None, 1, 2, 3), "ceil_mode": (False, True)},
+    space={"kernel_size": (1, 2, 3, (3, 2, 1)), "stride": (None, 1, 2, 3, (2, 1, 3)), "ceil_mode": (False, True)},
     limits=(
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"kernel_size": 2, "negative": "abs"}, ValueError, "negative must be one of"),
         Limit({"kernel_size": 2, "inference": "sample"}, ValueError, "inference must be one of"),
-        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9)),
+        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9), file="nothing"),
     ),
     notes=(
         "Where negative='raw' makes the weights of a window cancel to 0, the answer is 0; Caffe divides by the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import re
@@ -32,7 +33,7 @@ def export(prepared: Prepared) -> ir.Model:
         ExportError: torch cannot export the model, or an axis cannot be dynamic.
         RandomnessError: the graph holds a random operator.
     """
-    shapes = tuple(dict.fromkeys(named, torch.export.Dim.DYNAMIC) or None for named in prepared.axes)
+    shapes = _dynamic_shapes(prepared)
     with _quiet(), random_states_kept(), torch.no_grad():
         try:
             program = torch.onnx.export(
@@ -64,6 +65,14 @@ def export(prepared: Prepared) -> ir.Model:
     _require_unbounded(program.exported_program.range_constraints, names)
     require_no_randomness(model)
     return model
+
+
+def _dynamic_shapes(prepared: Prepared) -> tuple[Any, ...]:
+    """Which axes are dynamic, in the shape of the forward's signature: what ``*args`` takes is a tuple of its own."""
+    shapes = [dict.fromkeys(named, torch.export.Dim.DYNAMIC) or None for named in prepared.axes]
+    parameters = inspect.signature(prepared.model.forward).parameters.values()
+    variadic = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_POSITIONAL), len(shapes))
+    return (*shapes[:variadic], tuple(shapes[variadic:])) if variadic < len(shapes) else tuple(shapes)
 
 
 def require_no_randomness(model: ir.Model) -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 from torch import nn
 
 import poolexport
 from conformance.lab import AXES, DTYPES, Arrays, Specimen, graph_dtypes, is_first_of_its_rank
 from poolexport import stress
-from poolexport.method import Case, Method
+from poolexport.method import Case, Limit, Method
 from poolexport.pipeline.export import RANDOM_OPERATORS
 from poolexport.tolerance import REFERENCE_ATOL, REFERENCE_RTOL, judge
 from poolexport_ops import DOMAIN
@@ -25,6 +26,8 @@ from poolexport_ops import DOMAIN
 Get = Callable[[Method, Case, str], Specimen]
 Check = Callable[[Method, Case, Get], None]
 ORT_FACTOR = 2.0
+#: What onnxruntime raises for an input that does not suit the file.
+RUNTIME_ERRORS = (InvalidArgument, RuntimeException, Fail)
 
 
 def follows_reference(method: Method, case: Case, get: Get) -> None:
@@ -139,6 +142,23 @@ def refuses_what_it_says(method: Method, case: Case, get: Get) -> None:
         assert limit.message in str(raised), f"{limit.options}: {raised}"
 
 
+def files_do_what_it_says(method: Method, case: Case, get: Get) -> None:
+    """A file that meets an input which the layer refuses does what the limit says."""
+    for limit in method.limits:
+        if limit.shape is None or len(limit.shape) != limit.rank + 2:
+            continue
+        found = "refuses"
+        exported = _exportable(method, limit)
+        if exported is not None:
+            session = Specimen(method, exported).session(False)
+            try:
+                answers = session.run(None, {"x0": np.zeros(limit.shape, np.float32)})
+                found = "numbers" if all(answer.size for answer in answers) else "nothing"
+            except RUNTIME_ERRORS:
+                pass
+        assert found == limit.file, f"{limit.options}, {limit.shape}: a file gives {found!r}, not {limit.file!r}"
+
+
 def lives_in_a_network(method: Method, case: Case, get: Get) -> None:
     """Inside a network it goes from the public export to an answer from disk, verified, in both forms."""
     channels = case.shape[1]
@@ -190,12 +210,13 @@ CHECKS: dict[str, Check] = {
         trains,
         repeats_in_eval,
         refuses_what_it_says,
+        files_do_what_it_says,
         lives_in_a_network,
         is_documented,
     )
 }
 #: Checks of the card as a whole run on the first case only, checks of the whole road on the first of every rank.
-ONCE = {"refuses_what_it_says", "is_documented"}
+ONCE = {"refuses_what_it_says", "files_do_what_it_says", "is_documented"}
 PER_RANK = {"lives_in_a_network"}
 
 
@@ -204,6 +225,17 @@ def applies(check: str, method: Method, case: Case) -> bool:
     if check in ONCE:
         return case is method.cases[0]
     return check not in PER_RANK or is_first_of_its_rank(method, case)
+
+
+def _exportable(method: Method, limit: Limit) -> Case | None:
+    """A case with a limit's options on an input that the layer accepts; None where it accepts none, as it stands."""
+    assert limit.shape is not None
+    channels = int(limit.options.get("channels") or limit.shape[1])
+    for length in (7, 8, 24):
+        case = Case("limit", limit.options, shape=(2, channels, *range(length, length + limit.rank)))
+        if Specimen(method, case).accepts(case.shape):
+            return case
+    return None
 
 
 def _close(specimen: Specimen, x: np.ndarray, answer: Callable[[np.ndarray], Arrays], what: object) -> None:

@@ -15,7 +15,6 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from torch import Tensor, nn
 
-from conformance.lab import AXES
 from poolexport import catalog, stress
 from poolexport.method import Case, Method
 from poolexport.pipeline.export import export
@@ -27,19 +26,22 @@ from poolexport.tolerance import judge
 
 WANTED = 40
 BATCH = 12
-PATTERNS = ("normal", "ties", "cliff", "sparse", "huge", "tiny", "nan", "-inf")
+#: Options that may differ from axis to axis; a longer tuple in a space is cut to the layer's axes.
+PER_AXIS = ("kernel_size", "stride", "padding", "dilation", "output_size")
+LONGEST = {1: 17, 2: 11, 3: 6}
 METHODS = [method for method in catalog.methods().values() if method.space]
 
 
 class Side(nn.Module):
-    """Many layers on one input."""
+    """Many layers on one input; what else each of them takes follows in their order."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        answers = [layer(x) for layer in self.layers]
+    def forward(self, x: Tensor, *others: Tensor) -> list[Tensor]:
+        each = len(others) // len(self.layers)
+        answers = [layer(x, *others[i * each : (i + 1) * each]) for i, layer in enumerate(self.layers)]
         return [t for answer in answers for t in (answer if isinstance(answer, tuple) else (answer,))]
 
 
@@ -47,17 +49,30 @@ def batches(method: Method) -> st.SearchStrategy[tuple[tuple[int, ...], list[dic
     """A shape, and configurations to try on it."""
     options = st.fixed_dictionaries({name: st.sampled_from(list(values)) for name, values in method.space.items()})
     rank = st.sampled_from(method.ranks)
-    lengths = rank.flatmap(lambda r: st.tuples(*[st.integers(1, {1: 17, 2: 11, 3: 6}[r])] * r))
-    shape = st.tuples(st.integers(1, 3), st.just(3), lengths).map(lambda drawn: (drawn[0], drawn[1], *drawn[2]))
+    lengths = rank.flatmap(lambda r: st.tuples(*[st.integers(1, LONGEST[r])] * r))
+    shape = st.tuples(st.sampled_from((2, 1, 0, 3)), lengths).map(lambda drawn: (drawn[0], 3, *drawn[1]))
     return st.tuples(shape, st.lists(options, min_size=BATCH, max_size=BATCH))
+
+
+def points(method: Method) -> list[tuple[int, ...]]:
+    """Maps of a single cell, in a batch of one and in an empty one."""
+    return [(batch, 3, *[1] * rank) for rank in method.ranks for batch in (1, 0)]
+
+
+def fitted(options: dict[str, Any], rank: int) -> dict[str, Any]:
+    """The options, with those that differ by axis cut to the number of axes."""
+    return {
+        name: value[:rank] if name in PER_AXIS and isinstance(value, tuple) else value
+        for name, value in options.items()
+    }
 
 
 def accepted(method: Method, options: dict[str, Any], shape: tuple[int, ...]) -> Case | None:
     """The case, or None where the layer refuses it."""
-    case = Case("drawn", options, shape=shape)
+    case = Case("drawn", fitted(options, len(shape) - 2), shape=shape)
     try:
         with torch.no_grad():
-            method.build(case)(torch.from_numpy(stress.draw("normal", shape)))
+            method.build(case)(*map(torch.from_numpy, method.inputs(case, stress.draw("normal", shape))))
     except ValueError:
         return None
     return case
@@ -66,9 +81,11 @@ def accepted(method: Method, options: dict[str, Any], shape: tuple[int, ...]) ->
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_drawn_configurations_agree(method):
     tried = 0
+    batches_seen: set[int] = set()
+    remaining = points(method)
 
     @settings(
-        max_examples=30,
+        max_examples=40,
         derandomize=True,
         deadline=None,
         database=None,
@@ -78,29 +95,41 @@ def test_drawn_configurations_agree(method):
     @given(batch=batches(method))
     def draw(batch):
         nonlocal tried
-        if tried < WANTED:
-            shape, configurations = batch
+        if tried < WANTED or not {0, 1} <= batches_seen:
+            drawn, configurations = batch
+            shape = remaining.pop() if remaining else drawn
             cases = [case for options in configurations if (case := accepted(method, options, shape)) is not None]
             compare(method, cases, shape)
             tried += len(cases)
+            batches_seen.update({shape[0]} if cases else ())
 
     draw()
+    assert not remaining, "maps of a single cell were not tried"
+    assert {0, 1} <= batches_seen, f"batches of {batches_seen} were tried, not an empty one and one of 1"
     assert tried >= WANTED, f"the layer accepted only {tried} configurations"
+
+
+def every_input(method: Method, cases: list[Case], x: np.ndarray) -> list[np.ndarray]:
+    """The shared input, and what every case needs besides."""
+    return [x, *(other for case in cases for other in method.inputs(case, x)[1:])]
 
 
 def compare(method: Method, cases: list[Case], shape: tuple[int, ...]) -> None:
     if not cases:
         return
     model = Side([method.build(case) for case in cases]).eval()
-    axes = {axis: name for axis, name in enumerate(AXES[len(shape)]) if name == "N"}
-    example = torch.from_numpy(stress.draw("normal", shape))
-    graph = optimise(lower(export(prepare(model, example, dynamic_shapes=axes))))
+    examples = every_input(method, cases, stress.draw("normal", (max(1, shape[0]), *shape[1:])))
+    names = [f"x{i}" for i in range(len(examples))]
+    axes = [{0: "N"}] * len(examples)
+    prepared = prepare(model, [*map(torch.from_numpy, examples)], dynamic_shapes=axes, input_names=names)
+    graph = optimise(lower(export(prepared)))
     runtime = session(ir.to_proto(graph).SerializeToString(), threads=1)
-    for pattern in PATTERNS:
+    for pattern in (*stress.REGIMES, *stress.EXTREMES):
         x = stress.draw(pattern, shape)
-        results = runtime.run(None, {"x": x})
+        inputs = every_input(method, cases, x)
+        results = runtime.run(None, dict(zip(names, inputs)))
         with torch.no_grad():
-            peers = [t.numpy() for t in model(torch.from_numpy(x))]
+            peers = [t.numpy() for t in model(*map(torch.from_numpy, inputs))]
         with np.errstate(all="ignore"):
             answers = [(case, method.truth(case, x)) for case in cases]
         truths = [(case.options, truth) for case, truth_of_case in answers for truth in truth_of_case]

@@ -1,4 +1,4 @@
-"""Every windowed operator: its ONNX form computes its torch form, whatever the window, dtype and rank."""
+"""Every operator: its ONNX form computes its torch form, whatever the window, dtype and rank."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ops.samples import PATTERNS, SAMPLES, samples
 from opsets import opsets
 from poolexport import stress
 from poolexport.runtime import session
@@ -55,12 +56,15 @@ def compare(name: str, attributes: dict[str, Any], *tensors: torch.Tensor, opset
     """The ONNX form is as close to the float64 answer as the torch form is."""
     operator = operators()[name]
     results = run_onnx(name, attributes, *tensors, opset=opset)
-    as_tuple = lambda y: y if isinstance(y, tuple) else (y,)  # noqa: E731
     peers = as_tuple(operator(*tensors, **attributes))
     truths = as_tuple(operator(*(t.double() for t in tensors), **attributes))
     for result, peer, truth in zip(results, peers, truths, strict=True):
         judgement = judge(result, peer.numpy(), truth.numpy(), factor=2.0)
         assert judgement.passed, f"{name} {attributes} {tensors[0].dtype}: {judgement.reason}"
+
+
+def as_tuple(answer: Any) -> tuple[torch.Tensor, ...]:
+    return answer if isinstance(answer, tuple) else (answer,)
 
 
 def windows(rank: int, *, padding: bool = True) -> Iterator[Window]:
@@ -92,6 +96,16 @@ def cases(rank: int) -> Iterator[Window]:
     yield from found if rank == 2 else found[:: 4 if rank == 1 else 7]
 
 
+#: Operators with a test of their own below, on more windows.
+TRIED_ABOVE = {
+    "AveragePool",
+    "GlobalAveragePool",
+    "MaxPool",
+    "MaxPoolWithIndices",
+    "PowerAveragePool",
+    "SoftmaxPool",
+    "WeightedAveragePool",
+}
 DTYPES = pytest.mark.parametrize("dtype", NUMPY, ids=lambda dtype: str(dtype)[6:])
 RANKS = pytest.mark.parametrize("rank", SIZES)
 
@@ -172,30 +186,34 @@ def test_power_average_pool(rank, dtype, p):
         compare("PowerAveragePool", {**window.onnx(), "p": p, "signed": True}, x.abs())
 
 
-WINDOWED = sorted(name for name, operator in operators().items() if "kernel_shape" in operator.attributes)
+@RANKS
+@DTYPES
+@pytest.mark.parametrize("name", sorted(set(SAMPLES) - TRIED_ABOVE))
+def test_forms_agree(name, rank, dtype):
+    for count, (window, pattern) in enumerate(zip(cases(rank), itertools.cycle(PATTERNS))):
+        if count % 5 == 0:
+            for attributes, tensors in samples(name, window, inputs(rank, dtype, pattern)):
+                compare(name, attributes, *tensors)
 
 
-@pytest.mark.parametrize("name", WINDOWED)
+def test_every_operator_is_tried():
+    assert set(SAMPLES) == set(operators())
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLES))
 def test_empty_batch_gives_an_empty_answer(name):
-    window = Window.from_torch(2, 3, 2, 1, ceil_mode=True).onnx()
-    extra = {
-        "AveragePool": {"counted_pads": [0] * 4, "divisor_override": 0},
-        "PowerAveragePool": {"p": 2.0, "signed": False},
-    }
-    x = torch.zeros(0, 3, 7, 8)
-    second = {"SoftmaxPool": x, "WeightedAveragePool": x}
-    tensors = (x, second[name]) if name in second else (x,)
-    assert run_onnx(name, {**window, **extra.get(name, {})}, *tensors)[0].shape == (0, 3, 4, 5)
+    window = Window.from_torch(2, 3, 2, 1, ceil_mode=True)
+    for attributes, tensors in samples(name, window, inputs(2, torch.float32, "normal")):
+        x, *others = tensors
+        expected = as_tuple(operators()[name](*tensors, **attributes))
+        empty = [t[:0] if t.shape[:1] == x.shape[:1] and t.dim() == 4 else t for t in others]
+        for answer, whole in zip(run_onnx(name, attributes, x[:0], *empty), expected, strict=True):
+            assert answer.shape == (0, *whole.shape[1:])
 
 
 @pytest.mark.parametrize("opset", opsets(*range(18, 24)))
-def test_bodies_are_valid_in_every_opset(opset):
-    x = inputs(2, torch.float32, "normal")
-    window = Window.from_torch(2, 3, 2, 1, ceil_mode=True).onnx()
-    compare("MaxPool", window, x, opset=opset)
-    compare("GlobalAveragePool", {"axes": [2, 3], "keepdims": 0}, x, opset=opset)
-    compare("MaxPoolWithIndices", window, x, opset=opset)
-    compare("AveragePool", {**window, "counted_pads": [1] * 4, "divisor_override": 0}, x, opset=opset)
-    compare("SoftmaxPool", window, x, x, opset=opset)
-    compare("WeightedAveragePool", window, x, x.relu(), opset=opset)
-    compare("PowerAveragePool", {**window, "p": 3.0, "signed": False}, x, opset=opset)
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_bodies_are_valid_in_every_opset(name, opset):
+    window = Window.from_torch(2, 3, 2, 1, ceil_mode=True)
+    for attributes, tensors in samples(name, window, inputs(2, torch.float32, "normal")):
+        compare(name, attributes, *tensors, opset=opset)

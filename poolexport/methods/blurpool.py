@@ -187,7 +187,13 @@ METHOD = Method(
         Limit({"pad_rule": "same"}, ValueError, "pad_rule must be one of"),
         Limit({"channels": 2}, ValueError, "the layer has 2 channels", shape=(1, 3, 4, 4)),
         Limit({"filt_size": 5}, ValueError, "the mirror image does not fit", shape=(1, 1, 2, 9)),
-        Limit({"pad_mode": "zero", "pad_rule": "kornia"}, ValueError, "the window does not fit", shape=(1, 1, 1, 9)),
+        Limit(
+            {"pad_mode": "zero", "pad_rule": "kornia"},
+            ValueError,
+            "the window does not fit",
+            shape=(1, 1, 1, 9),
+            file="nothing",
+        ),
     ),
     notes=(
         "Even filters: the author's package pads one cell more behind than before, timm equally on both sides and one "

@@ -82,8 +82,8 @@ METHOD = Method(
     inference="means of rows and columns",
     operators=(global_average_pool,),
     cases=(
-        Case("two-vectors", {}),
         Case("joined", {"joined": True}),
+        Case("two-vectors", {}),
         Case("square", {}, shape=(2, 3, 8, 8)),
         Case("one-row", {}, shape=(2, 3, 1, 7)),
         Case("one-column", {"joined": True}, shape=(2, 3, 7, 1)),

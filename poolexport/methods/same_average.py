@@ -125,11 +125,15 @@ METHOD = Method(
         Case("1d", {"kernel_size": 3, "stride": 2}, shape=(2, 3, 11)),
         Case("1d-even", {"kernel_size": 4, "stride": 3, "count_include_pad": True}, shape=(2, 3, 10)),
     ),
-    space={"kernel_size": (1, 2, 3, 5), "stride": (None, 1, 2, 3), "count_include_pad": (False, True)},
+    space={
+        "kernel_size": (1, 2, 3, 5, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
+        "count_include_pad": (False, True),
+    },
     limits=(
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"kernel_size": 2, "stride": 0}, ValueError, "stride must be a positive int"),
-        Limit({"kernel_size": 2}, ValueError, "there is nothing to pool", shape=(1, 1, 0, 4)),
+        Limit({"kernel_size": 2}, ValueError, "there is nothing to pool", shape=(1, 1, 0, 4), file="numbers"),
         Limit({"kernel_size": 2}, ValueError, "expects an input of shape", shape=(1, 3, 4)),
     ),
     notes=(

@@ -255,8 +255,8 @@ METHOD = Method(
     ),
     space={
         "k": (1, 2, 3, 4),
-        "kernel_size": (1, 2, 3),
-        "stride": (None, 1, 2, 3),
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
         "padding": (0, 0, 1),
         "ceil_mode": (False, True),
     },
@@ -264,7 +264,7 @@ METHOD = Method(
         Limit({"k": 0}, ValueError, "k must be a positive int"),
         Limit({"k": 5}, ValueError, "k must be at most the window's 4 cells"),
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
-        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9)),
+        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9), file="nothing"),
     ),
     notes=(
         "A NaN makes the whole answer of its window or plane NaN; torch.topk alone takes it for the largest value.",

@@ -194,8 +194,8 @@ METHOD = Method(
         ),
     ),
     space={
-        "kernel_size": (1, 2, 3),
-        "stride": (None, 1, 2, 3),
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
         "padding": (0, 0, 1),
         "ceil_mode": (False, True),
         "keep": (0.0, 0.3, 0.5, 0.9, 1.0),
@@ -205,7 +205,7 @@ METHOD = Method(
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"kernel_size": 2, "keep": 1.5}, ValueError, "keep must lie in [0, 1]"),
         Limit({"kernel_size": 2, "inference": "mean"}, ValueError, "inference must be one of"),
-        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9)),
+        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9), file="nothing"),
     ),
     notes=(
         "The paper takes activations after a ReLU; where cells are negative its inference rule is not the mean of its "

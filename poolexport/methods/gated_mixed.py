@@ -219,8 +219,8 @@ METHOD = Method(
         ),
     ),
     space={
-        "kernel_size": (1, 2, 3),
-        "stride": (None, 1, 2, 3),
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
         "padding": (0, 0, 1),
         "ceil_mode": (False, True),
         "count_include_pad": (True, False),
@@ -231,7 +231,7 @@ METHOD = Method(
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"kernel_size": 2, "channels": 0}, ValueError, "channels must be a positive int"),
         Limit({"kernel_size": 2, "channels": 2}, ValueError, "the layer has 2 channels", shape=(1, 3, 4, 4)),
-        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9)),
+        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9), file="nothing"),
     ),
     notes=(
         "The authors' Caffe layer has one mask, ceil mode and no padding, and averages real cells only: "

@@ -178,6 +178,11 @@ METHOD = Method(
         Case("3d", {"kernel_size": 2}, shape=(1, 2, 2, 3, 4)),
         Case("3d-padded", {"kernel_size": 3, "stride": 2, "padding": 1}, shape=(1, 2, 3, 4, 3)),
     ),
+    space={
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
+        "padding": (0, 0, 1),
+    },
     limits=(
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"kernel_size": 2, "stride": 0}, ValueError, "stride must be a positive int"),

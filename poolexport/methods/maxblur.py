@@ -175,7 +175,7 @@ METHOD = Method(
         Case("3d", {"filt_size": 3}, shape=(1, 2, 5, 6, 7)),
     ),
     space={
-        "kernel_size": (1, 2, 3),
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
         "padding": (0, 0, 1),
         "filt_size": (1, 2, 3, 4, 5),
         "stride": (1, 2, 3),

@@ -219,8 +219,8 @@ METHOD = Method(
     ),
     space={
         "power": (1, 2.2, 3.0, 6.5),
-        "kernel_size": (None, 1, 2, 3),
-        "stride": (None, None, 1, 2),
+        "kernel_size": (None, 1, 2, 3, (3, 2, 1)),
+        "stride": (None, None, 1, 2, (2, 1, 3)),
         "padding": (0, 0, 1),
         "ceil_mode": (False, True),
         "learned": (True, False),
@@ -238,7 +238,7 @@ METHOD = Method(
         Limit({"kernel_size": 2, "keepdim": False}, ValueError, "keepdim=False is for whole planes"),
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"channels": 2}, ValueError, "the layer has 2 channels", shape=(1, 3, 4, 4)),
-        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9)),
+        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9), file="nothing"),
         Limit({}, ValueError, "expects an input of shape", shape=(2, 3, 9)),
     ),
     notes=(

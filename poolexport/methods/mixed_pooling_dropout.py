@@ -283,8 +283,8 @@ METHOD = Method(
         ),
     ),
     space={
-        "kernel_size": (1, 2, 3),
-        "stride": (None, 1, 2, 3),
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
         "padding": (0, 0, 1),
         "ceil_mode": (False, True),
         "count_include_pad": (True, False),
@@ -299,7 +299,7 @@ METHOD = Method(
         Limit({"kernel_size": 2, "inference": "weighted"}, ValueError, "inference must be one of"),
         Limit({"kernel_size": 2, "share": "max"}, ValueError, "share must be one of"),
         Limit({"kernel_size": 2, "share": "recorded"}, ValueError, "nothing was counted", shape=(1, 3, 4, 4)),
-        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9)),
+        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9), file="nothing"),
     ),
     notes=(
         "The source that describes the method does not settle its inference rule: inference='expectation' is the mean "

@@ -152,8 +152,8 @@ METHOD = Method(
         Case("3d", {"kernel_size": 2, "stride": 2}, shape=(1, 2, 5, 6, 7)),
     ),
     space={
-        "kernel_size": (1, 2, 3),
-        "stride": (None, 1, 2, 3),
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
         "padding": (0, 0, 1),
         "pad_mode": ("reflect", "absent"),
         "even": ("lower", "mean"),
@@ -164,7 +164,7 @@ METHOD = Method(
         Limit({"pad_mode": "zero"}, ValueError, "pad_mode must be one of"),
         Limit({"even": "upper"}, ValueError, "even must be one of"),
         Limit({"padding": 2, "pad_mode": "absent"}, ValueError, "padding must be at most half of the kernel's extent"),
-        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9)),
+        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9), file="nothing"),
         Limit({"padding": 3}, ValueError, "the mirror image does not fit", shape=(1, 1, 3, 9)),
     ),
     notes=(

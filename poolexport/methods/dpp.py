@@ -418,8 +418,8 @@ METHOD = Method(
         Limit({"eps": 0.0}, ValueError, "eps must be a positive number"),
         Limit({"exponent_scale": -1.0}, ValueError, "exponent_scale must be a positive number"),
         Limit({"bias": True}, ValueError, "bias belongs to the learned filter"),
-        Limit({}, ValueError, "the window does not fit", shape=(1, 1, 1, 4)),
-        Limit({"full": True}, ValueError, "the window does not fit", shape=(1, 1, 4, 1)),
+        Limit({}, ValueError, "the window does not fit", shape=(1, 1, 1, 4), file="nothing"),
+        Limit({"full": True}, ValueError, "the window does not fit", shape=(1, 1, 4, 1), file="nothing"),
     ),
     notes=(
         "Dividing v by its sum instead of its mean is not a rescaling: it makes exp(a) count 4^(exp(l) / 2) times as "

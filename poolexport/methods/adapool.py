@@ -269,8 +269,8 @@ METHOD = Method(
         Case("3d", {}, shape=(1, 2, 5, 6, 7), state={"beta": [0.8]}),
     ),
     space={
-        "kernel_size": (1, 2, 3),
-        "stride": (None, 1, 2, 3),
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
         "padding": (0, 0, 1),
         "ceil_mode": (False, False, True),
         "weights": ("adapool", "adapool", "edscw", "em", "idw"),
@@ -290,8 +290,14 @@ METHOD = Method(
         Limit({"channels": 2, "output_size": 3}, ValueError, "channels excludes output_size"),
         Limit({"output_size": 0}, ValueError, "output_size must be a positive int"),
         Limit({"channels": 2}, ValueError, "the layer has 2 channels", shape=(1, 3, 4, 4)),
-        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9)),
-        Limit({"kernel_size": 3, "align": "official"}, ValueError, "the window does not fit", shape=(1, 1, 2, 9)),
+        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9), file="nothing"),
+        Limit(
+            {"kernel_size": 3, "align": "official"},
+            ValueError,
+            "the window does not fit",
+            shape=(1, 1, 2, 9),
+            file="nothing",
+        ),
     ),
     notes=(
         "The authors' kernels differ from the paper: the Dice coefficient keeps its sign (similarity='signed_dice'), "

@@ -288,7 +288,7 @@ METHOD = Method(
         Limit({"odd": "crop"}, ValueError, "odd must be one of"),
         Limit({"rule": "low_band", "wavelet": "db2", "odd": "repeat"}, ValueError, "needs a filter of 2 coefficients"),
         Limit({"scale": "sum"}, ValueError, "scale must be one of"),
-        Limit({"odd": "drop"}, ValueError, "the window does not fit", shape=(1, 1, 1, 4)),
+        Limit({"odd": "drop"}, ValueError, "the window does not fit", shape=(1, 1, 1, 4), file="nothing"),
     ),
     notes=(
         "The second level of the paper changes nothing: its subbands are all kept, so their synthesis gives back the "

@@ -143,7 +143,13 @@ METHOD = Method(
         Limit({"output_size": 0}, ValueError, "output_size must be a positive int"),
         Limit({"output_size": (2, -1)}, ValueError, "output_size must be a positive int"),
         Limit({"output_size": (2, 2, 2)}, ValueError, "a tuple of 2"),
-        Limit({"output_size": 2}, ValueError, "needs at least one cell along every axis", shape=(1, 3, 0, 4)),
+        Limit(
+            {"output_size": 2},
+            ValueError,
+            "needs at least one cell along every axis",
+            shape=(1, 3, 0, 4),
+            file="numbers",
+        ),
         Limit({"output_size": 2}, ValueError, "expects an input of shape", shape=(3, 9, 9)),
     ),
     notes=(

@@ -268,8 +268,8 @@ METHOD = Method(
         ),
     ),
     space={
-        "kernel_size": (1, 2, 3),
-        "stride": (None, 1, 2, 3),
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
         "padding": (0, 0, 1),
         "channels": (None, 3),
         "constraint": ("positive", "softmax", "free"),
@@ -279,7 +279,7 @@ METHOD = Method(
         Limit({"channels": 0}, ValueError, "channels must be a positive int"),
         Limit({"constraint": "unit"}, ValueError, "constraint must be one of"),
         Limit({"channels": 2}, ValueError, "the layer has 2 channels", shape=(1, 3, 4, 4)),
-        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9)),
+        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9), file="nothing"),
     ),
     notes=(
         "A set of weights without a positive entry gives 0; the authors' package divides 0 by 0.",

@@ -360,7 +360,13 @@ METHOD = Method(
     limits=(
         Limit({"eps": -1}, ValueError, "eps must be a finite number, not below 0"),
         Limit({"guard": "clamp"}, ValueError, "guard must be one of"),
-        Limit({"unbiased": True}, ValueError, "an unbiased deviation needs two locations", shape=(2, 3, 1, 1)),
+        Limit(
+            {"unbiased": True},
+            ValueError,
+            "an unbiased deviation needs two locations",
+            shape=(2, 3, 1, 1),
+            file="numbers",
+        ),
         Limit({}, ValueError, "expects an input of shape", shape=(2, 3, 9)),
     ),
     notes=(
