@@ -99,7 +99,10 @@ class Method:
         space: for every option its sensible values; tests draw configurations from their product.
         variants: further layers of the method.
         companions: ``(x, **options) -> arrays``, the inputs after the first of a layer that takes several.
+        illustration: ``(image) -> image``, what pages show of a method whose layer does not simply take an image.
         graph_dtypes: types in which onnxruntime can run an export; float64 is missing where a layer has convolutions.
+        dynamic_channels: whether one file takes any number of channels; where layers hold numbers for each of them, or
+            mix them with weights, it does not.
         random: whether two training passes over one input differ.
         notes: known divergences between sources or runtimes, a sentence each.
     """
@@ -116,7 +119,9 @@ class Method:
     space: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     variants: tuple[type[nn.Module], ...] = ()
     companions: Callable[..., tuple[np.ndarray, ...]] | None = None
+    illustration: Callable[[torch.Tensor], torch.Tensor] | None = None
     graph_dtypes: tuple[str, ...] = ("float32", "float64", "float16")
+    dynamic_channels: bool = True
     random: bool = False
     notes: tuple[str, ...] = ()
 

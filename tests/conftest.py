@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
+from onnxscript._framework_apis import torch_2_5
 
+# What torch builds anew for every export, nearly half of the time that one takes; nothing changes it between exports.
+torch_2_5.get_torchlib_ops = cache(torch_2_5.get_torchlib_ops)
 # Workers run side by side; more threads in each would only get in each other's way.
 torch.set_num_threads(1)
 

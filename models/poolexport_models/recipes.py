@@ -36,7 +36,11 @@ METADATA_KEY = "poolexport"
 _REMAKE_ALL = "make it with: python -m poolexport_models.train"
 
 #: Methods whose papers put them into residual networks, and so does their checkpoint.
-RESIDUAL = frozenset({"s3pool", "softpool"})
+RESIDUAL = frozenset({"dynopool", "lip", "maxblur", "s3pool", "softpool"})
+
+#: Passes over the images, and how many of them at the end under the inference rule, where the usual ones are too few:
+#: one layer leaves little of an image, the other is noisier in training than any.
+PASSES = MappingProxyType({"coordinate": (30, 5), "mixed_pooling_dropout": (25, 15)})
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,13 @@ def recipe(method: str) -> Recipe:
 
 def _recipe(name: str) -> Recipe:
     case = next(case for case in catalog.methods()[name].cases if case.rank == 2)
+    passes = dict(zip(("epochs", "settled"), PASSES.get(name, ())))
     return Recipe(
         method=name,
         network=ResidualCNN if name in RESIDUAL else CompactCNN,
         hole=hole_of(layer_of(name, case.options, 3), 3),
         options=MappingProxyType(dict(case.options)),
+        **passes,
     )
 
 

@@ -81,6 +81,7 @@ def card(method: Method) -> dict[str, Any]:
         "variants": method.variants,
         "space": method.space,
         "graph_dtypes": method.graph_dtypes,
+        "dynamic_channels": method.dynamic_channels,
         "random": method.random,
         "operators": [operator.name for operator in method.operators],
         "cases": [asdict(case) for case in method.cases],

@@ -55,7 +55,8 @@ class AttentionPool2d(nn.Module):
     Parameters:
         positional_embedding: the entry of the mean, then those of the locations row by row,
             (rows columns + 1, channels).
-        q_proj, k_proj, v_proj, c_proj: linear layers for query, keys, values and answer.
+        q_proj, k_proj, v_proj, c_proj: linear layers for query, keys, values and answer; the bias of the keys moves all
+            scores alike and changes nothing.
 
     Shape:
         (N, C, H, W) to (N, D), or to (N, D, 1, 1) with ``keepdim``, where ``D = output_dim``.
@@ -113,12 +114,12 @@ class AttentionPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         _require_map(x, self)
         cells = _locations(x)
-        tokens = torch.cat([cells.mean(2, keepdim=True), cells], dim=2)
+        tokens = torch.cat([cells.mean(1, keepdim=True), cells], dim=1)
         if self.positional_embedding is not None:
-            tokens = tokens + self._places(self.positional_embedding.double(), x.shape[2:]).transpose(0, 1)
-        query = _by_head(tokens[:, :, 0], self.q_proj, self.num_heads)
-        weights, total = _weights(query, tokens, self.k_proj.weight, self.k_proj.bias)
-        y = _linear(_attended(weights, total, tokens, self.v_proj.weight, self.v_proj.bias), self.c_proj)
+            tokens = tokens + self._places(self.positional_embedding.double(), x.shape[2:])
+        query = _linear(tokens[:, 0], self.q_proj)
+        weights = _weights(query, tokens, self.k_proj.weight, self.k_proj.bias, self.num_heads)
+        y = _linear(_attended(weights, tokens, self.v_proj.weight, self.v_proj.bias), self.c_proj)
         return _answer(y, x, self.keepdim)
 
     def _places(self, table: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -130,9 +131,9 @@ class AttentionPool2d(nn.Module):
                     f"the position table is for maps of {wanted}, got {found}; positions='interpolate' takes any size"
                 )
             return table
-        (rows, columns), (high, wide) = self.size, lengths
-        grid = _tents(high, rows, table) @ table[1:].reshape(rows, columns * self.channels)
-        grid = _tents(wide, columns, table) @ grid.reshape(high, columns, self.channels)
+        (rows, columns), (height, width) = self.size, lengths
+        grid = _tents(height, rows, table) @ table[1:].reshape(rows, columns * self.channels)
+        grid = _tents(width, columns, table) @ grid.reshape(height, columns, self.channels)
         return torch.cat([table[:1], grid.flatten(0, 1)])
 
     def extra_repr(self) -> str:
@@ -169,8 +170,9 @@ class AttentionPoolLatent2d(nn.Module):
         torch.Size([3, 128])
 
     Source:
-        Zhai, Kolesnikov, Houlsby, Beyer, Scaling Vision Transformers, CVPR 2022, section 2.1 (multihead attention
-        pooling); timm AttentionPoolLatent with a layer norm and one latent, whose state loads as it is.
+        Zhai, Kolesnikov, Houlsby, Beyer, Scaling Vision Transformers, CVPR 2022 (multihead attention pooling); Zhai,
+        Mustafa, Kolesnikov, Beyer, SigLIP, ICCV 2023; timm AttentionPoolLatent with a layer norm and one latent, whose
+        state loads as it is.
     """
 
     rank: ClassVar[int] = 2
@@ -199,20 +201,17 @@ class AttentionPoolLatent2d(nn.Module):
         self.kv = nn.Linear(channels, 2 * channels)
         self.proj = nn.Linear(channels, channels)
         self.norm = nn.LayerNorm(channels, eps=EPS)
-        self.mlp = nn.Module()
-        self.mlp.fc1 = nn.Linear(channels, hidden)
-        self.mlp.fc2 = nn.Linear(hidden, channels)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(channels, hidden), "fc2": nn.Linear(hidden, channels)})
 
     def forward(self, x: Tensor) -> Tensor:
         _require_map(x, self)
         tokens = _locations(x)
-        query = _by_head(self.latent[0].double().expand(x.shape[0], -1), self.q, self.num_heads)
+        query = _linear(self.latent[0].double(), self.q).expand(x.shape[0], -1)
         of_keys, of_values = slice(self.channels), slice(self.channels, None)
-        weights, total = _weights(query, tokens, self.kv.weight[of_keys], self.kv.bias[of_keys])
-        y = _attended(weights, total, tokens, self.kv.weight[of_values], self.kv.bias[of_values])
-        y = _linear(y, self.proj)
-        hidden = _linear(_normalised(y, self.norm), self.mlp.get_submodule("fc1"))
-        y = y + _linear(self._activated(hidden, widened(x).dtype), self.mlp.get_submodule("fc2"))
+        weights = _weights(query, tokens, self.kv.weight[of_keys], self.kv.bias[of_keys], self.num_heads)
+        y = _linear(_attended(weights, tokens, self.kv.weight[of_values], self.kv.bias[of_values]), self.proj)
+        hidden = _linear(_normalised(y, self.norm), self.mlp["fc1"])
+        y = y + _linear(self._activated(hidden, widened(x).dtype), self.mlp["fc2"])
         return _answer(y, x, self.keepdim)
 
     def _activated(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
@@ -233,9 +232,10 @@ class AttentionPoolLatent2d(nn.Module):
 class SimPool2d(nn.Module):
     """Attention from the mean of a map to its normalised locations, which are averaged as they are, or by powers.
 
-    Keys and values are the locations after a layer norm over the channels; only query and keys are projected. With
-    ``gamma`` the values are averaged as ``(sum(a_i (v_i - min(v) + 1e-6)^gamma))^(1/gamma)``, where the minimum is
-    over all locations and channels of the image.
+    The query is projected from the plain mean, the keys from the locations after a layer norm over the channels; these
+    normalised locations are the values, and nothing projects the answer. With ``gamma`` the values are averaged as
+    ``(sum(a_i (v_i - min(v) + 1e-6)^gamma))^(1/gamma)``, where the minimum is over all locations and channels of the
+    image.
 
     Args:
         channels: channels of the input.
@@ -297,15 +297,14 @@ class SimPool2d(nn.Module):
         _require_map(x, self)
         cells = _locations(x)
         tokens = _normalised(cells, self.norm_patches)
-        query = _by_head(cells.mean(2), self.wq, self.num_heads)
-        weights, total = _weights(query, tokens, self.wk.weight, self.wk.bias)
-        shares = (weights / total).transpose(1, 2).repeat_interleave(self.channels // self.num_heads, dim=1)
+        query = _linear(cells.mean(1), self.wq)
+        weights = _weights(query, tokens, self.wk.weight, self.wk.bias, self.num_heads)
         if self.gamma is None:
-            y = (shares * tokens).sum(2)
+            y = _blended(weights, tokens)
         else:
             # Tensors, because the exporter rounds Python numbers to float32.
             raised = tokens - tokens.amin((1, 2), keepdim=True) + tokens.new_tensor(1e-6)
-            y = (shares * raised.pow(tokens.new_tensor(self.gamma))).sum(2).pow(tokens.new_tensor(1 / self.gamma))
+            y = _blended(weights, raised.pow(tokens.new_tensor(self.gamma))).pow(tokens.new_tensor(1 / self.gamma))
         return _answer(y if self.beta is None else y + self.beta.double(), x, self.keepdim)
 
     def extra_repr(self) -> str:
@@ -337,8 +336,8 @@ def _require_map(x: Tensor, layer: AttentionPool2d | AttentionPoolLatent2d | Sim
 
 
 def _locations(x: Tensor) -> Tensor:
-    """(N, C, H W), row by row, in float64: a float32 score of 1e4 is off by a thousandth, and so is its weight."""
-    return x.double().flatten(2)
+    """(N, H W, C), row by row, in float64: a float32 score of 1e4 is off by a thousandth, and so is its weight."""
+    return x.double().permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _answer(y: Tensor, x: Tensor, keepdim: bool) -> Tensor:
@@ -351,47 +350,53 @@ def _linear(x: Tensor, layer: nn.Module) -> Tensor:
     return F.linear(x, layer.weight.double(), None if layer.bias is None else layer.bias.double())
 
 
-def _by_head(x: Tensor, layer: nn.Linear, heads: int) -> Tensor:
-    """(heads, N, channels / heads): a linear layer of (N, channels), head by head."""
-    rows, columns = layer.weight.shape
-    y = x @ layer.weight.double().reshape(heads, rows // heads, columns).transpose(1, 2)
-    return y if layer.bias is None else y + layer.bias.double().reshape(heads, 1, rows // heads)
+def _rows(channels: int, heads: int) -> list[slice]:
+    width = channels // heads
+    return [slice(start, start + width) for start in range(0, channels, width)]
 
 
-def _weights(query: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(N, T, heads) and (N, 1, heads): weights of the tokens, at most 1, and their sums, for keys ``weight t + bias``.
+def _weights(query: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor | None, heads: int) -> Tensor:
+    """(N, T, heads): the share of every token in every head, for keys ``weight t + bias``.
 
     There is one query, so it is taken through the key projection once, instead of every token.
     """
-    heads, _, width = query.shape
-    scale = query.new_tensor(math.sqrt(width))
-    # Divided after the transpose: onnxruntime 1.20 makes one node of a transpose and a product, and has no float64
-    # kernel for it. The sums of weighted tokens are divided late for the same reason.
-    asked = (query @ weight.double().reshape(heads, width, -1)).transpose(0, 1) / scale
-    scores = (asked @ tokens).transpose(1, 2)
+    n, channels = query.shape
+    # One per channel: onnxruntime takes a single number into the product before it, as a float32.
+    query = query / query.new_tensor([math.sqrt(channels // heads)] * channels)
+    weight = weight.double()
+    # Stacked and not transposed, here and below: onnxruntime 1.20 makes one node of a transpose and a product, and has
+    # no float64 kernel for it.
+    directions = torch.stack([query[:, rows] @ weight[rows] for rows in _rows(channels, heads)], dim=2)
+    scores = tokens @ directions
     if bias is not None:
-        scores = scores + (query * bias.double().reshape(heads, 1, width)).sum(2).transpose(0, 1)[:, None] / scale
-    weights = torch.exp(scores - scores.amax(1, keepdim=True).detach())
-    return weights, weights.sum(1, keepdim=True)
+        scores = scores + (query * bias.double()).reshape(n, heads, channels // heads).sum(2)[:, None]
+    return torch.softmax(scores, dim=1)
 
 
-def _attended(weights: Tensor, total: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _attended(weights: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(N, C): the weighted mean of values ``weight t + bias``, heads side by side: that of the tokens, projected."""
-    heads, channels = weights.shape[2], weight.shape[0]
-    means = (tokens @ weights).permute(2, 0, 1) / total.permute(2, 0, 1)
-    values = means @ weight.double().reshape(heads, channels // heads, channels).transpose(1, 2)
-    return values.transpose(0, 1).flatten(1) + bias.double()
+    heads, weight = weights.shape[2], weight.double()
+    means = torch.stack([weights[:, :, head] for head in range(heads)], dim=1) @ tokens
+    values = [F.linear(means[:, head], weight[rows]) for head, rows in enumerate(_rows(len(weight), heads))]
+    return torch.cat(values, dim=1) + bias.double()
+
+
+def _blended(weights: Tensor, values: Tensor) -> Tensor:
+    """(N, C): the weighted mean of values that are (N, T, C), heads side by side."""
+    n, locations, heads = weights.shape
+    by_head = values.reshape(n, locations, heads, values.shape[2] // heads)
+    return (weights[:, :, :, None] * by_head).sum(1).flatten(1)
 
 
 def _normalised(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """Layer norm over the channels, spelled out, because the standard node has no float64 epsilon."""
-    centred = x - x.mean(1, keepdim=True)
+    """Layer norm over the last axis, spelled out, because the epsilon of the standard node is a float32."""
+    centred = x - x.mean(-1, keepdim=True)
     # Once more, because far from 0 the mean itself is rounded.
-    centred = centred - centred.mean(1, keepdim=True)
-    variance = centred.square().mean(1, keepdim=True)
-    normal = centred / torch.sqrt(variance + x.new_tensor(norm.eps))
-    shape = (-1, *(1,) * (x.dim() - 2))
-    return normal * norm.weight.double().reshape(shape) + norm.bias.double().reshape(shape)
+    centred = centred - centred.mean(-1, keepdim=True)
+    variance = centred.square().mean(-1, keepdim=True)
+    deviation = torch.sqrt(variance + x.new_tensor(norm.eps))
+    # Weight first: where the division comes first, onnxruntime puts the standard node in its place.
+    return centred * norm.weight.double() / deviation + norm.bias.double()
 
 
 def _tents(cells: int, entries: int, like: Tensor) -> Tensor:
@@ -572,6 +577,7 @@ METHOD = Method(
     inference="attention over all locations",
     operators=(),
     variants=(AttentionPoolLatent2d, SimPool2d),
+    dynamic_channels=False,
     cases=(
         Case("clip", {"channels": 3}, state=_clip(3, 50, 3)),
         Case(

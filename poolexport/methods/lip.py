@@ -534,6 +534,7 @@ METHOD = Method(
     operators=(global_average_pool, global_max_pool, softmax_pool),
     variants=(BottleneckLIP2d, SharedBottleneckLIP2d, BottleneckShared2d, LIPPool2d),
     graph_dtypes=("float32", "float16"),
+    dynamic_channels=False,
     cases=(
         Case("simplified", {"channels": 3}, state=_trained(_SIMPLIFIED)),
         Case("untrained", {"channels": 3}, shape=(1, 3, 8, 10)),

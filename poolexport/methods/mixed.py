@@ -233,6 +233,7 @@ METHOD = Method(
     inference="the choice that training drew more often",
     operators=(max_pool, average_pool),
     random=True,
+    dynamic_channels=False,
     cases=(
         Case("frequency", {"kernel_size": 2}, state=COUNTS),
         Case(

@@ -159,6 +159,21 @@ def files_do_what_it_says(method: Method, case: Case, get: Get) -> None:
         assert found == limit.file, f"{limit.options}, {limit.shape}: a file gives {found!r}, not {limit.file!r}"
 
 
+def takes_any_channels(method: Method, case: Case, get: Get) -> None:
+    """One file takes any number of channels, or the layer itself takes only its own number."""
+    specimen = Specimen(method, case, fixed="" if method.dynamic_channels else "C")
+    batch, channels, *spatial = case.shape
+    others = [(batch, n, *spatial) for n in (1, 2, 5) if n != channels]
+    if not method.dynamic_channels:
+        assert not any(specimen.accepts(shape) for shape in others), "the layer takes other numbers of channels"
+        return
+    for shape in others:
+        x = specimen.draw("normal", shape)
+        for result, peer, truth in zip(specimen.onnx(x), specimen.torch(x), specimen.truth(x), strict=True):
+            judgement = judge(result, peer, truth, factor=ORT_FACTOR)
+            assert judgement.passed, f"{shape}: {judgement.reason}"
+
+
 def lives_in_a_network(method: Method, case: Case, get: Get) -> None:
     """Inside a network it goes from the public export to an answer from disk, verified, in both forms."""
     channels = case.shape[1]
@@ -211,13 +226,14 @@ CHECKS: dict[str, Check] = {
         repeats_in_eval,
         refuses_what_it_says,
         files_do_what_it_says,
+        takes_any_channels,
         lives_in_a_network,
         is_documented,
     )
 }
 #: Checks of the card as a whole run on the first case only, checks of the whole road on the first of every rank.
 ONCE = {"refuses_what_it_says", "files_do_what_it_says", "is_documented"}
-PER_RANK = {"lives_in_a_network"}
+PER_RANK = {"lives_in_a_network", "takes_any_channels"}
 
 
 def applies(check: str, method: Method, case: Case) -> bool:

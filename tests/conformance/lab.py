@@ -29,9 +29,11 @@ Arrays = tuple[np.ndarray, ...]
 
 
 class Specimen:
-    """One case of one method in one dtype: its layer, its reference, and its exported forms."""
+    """One case of one method in one dtype: its layer, its reference, and its exported forms; ``fixed`` axes of inputs
+    are not dynamic in those."""
 
-    def __init__(self, method: Method, case: Case, dtype: str = "float32") -> None:
+    def __init__(self, method: Method, case: Case, dtype: str = "float32", fixed: str = "C") -> None:
+        self.fixed = fixed
         self.method = method
         self.case = case
         self.dtype = dtype
@@ -74,7 +76,7 @@ class Specimen:
     def raw(self) -> bytes:
         """The bare export, made once: every form is lowered from it."""
         examples = self.tensors(self.draw("normal"))
-        axes = [{a: name for a, name in enumerate(AXES[x.dim()]) if name != "C"} for x in examples]
+        axes = [{a: name for a, name in enumerate(AXES[x.dim()]) if name not in self.fixed} for x in examples]
         names = [f"x{i}" for i in range(len(examples))]
         prepared = prepare(self.layer, examples, dynamic_shapes=axes, input_names=names)
         return ir.to_proto(export(prepared)).SerializeToString()
