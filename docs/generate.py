@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from poolexport import catalog
-from poolexport.method import Method
+from poolexport.method import Limit, Method
+from poolexport_models.recipes import recipe
 from poolexport_ops import DOMAIN, operators
 
 ROOT = Path(__file__).parents[1]
@@ -22,8 +23,9 @@ PICTURES = ROOT / "docs/methods/pictures"
 
 def methods_table() -> str:
     rows = [
-        "| method | layers | in training | in inference | ONNX form | dynamic axes | paper |",
-        "|---|---|---|---|---|---|---|",
+        "| method | layers (dims) | in training | in inference | ONNX form | dynamic axes | data types | known limits "
+        "| source |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     rows += [method_row(method) for method in catalog.methods().values()]
     return "\n".join(rows)
@@ -36,22 +38,35 @@ def method_row(method: Method) -> str:
         method.training,
         method.inference,
         form(method),
-        f"N, {', '.join('DHW'[-max(method.ranks) :])}",
+        dynamic_axes(method),
+        ", ".join(name.removeprefix("float") for name in method.graph_dtypes),
+        "; ".join(known_limits(method)) or "none",
         f"{method.paper.authors.split(',')[0]} et al. {method.paper.year}",
     )
     return f"| {' | '.join(cells)} |"
 
 
 def layer_names(method: Method) -> str:
+    dims = ",".join(map(str, method.ranks))
     stem = method.layers[0].__name__[:-2]
-    return (
-        f"`{stem}{{{','.join(map(str, method.ranks))}}}d`" if len(method.ranks) > 1 else f"`{stem}{method.ranks[0]}d`"
-    )
+    names = [f"{stem}{{{dims}}}d" if len(method.ranks) > 1 else f"{stem}{dims}d"]
+    return ", ".join(f"`{name}`" for name in [*names, *(layer.__name__ for layer in method.variants)])
 
 
 def form(method: Method) -> str:
     names = ", ".join(operator.name for operator in method.operators)
     return f"function: {names}" if names else "standard operators"
+
+
+def dynamic_axes(method: Method) -> str:
+    axes = ["N", *(["C"] if method.dynamic_channels else []), *"DHW"[-max(method.ranks) :]]
+    return ", ".join(axes)
+
+
+def known_limits(method: Method) -> list[str]:
+    """What a layer refuses and a file answers, once each."""
+    told = [f"{limit.message}: {limit.file}" for limit in method.limits if limit.file != "refuses"]
+    return list(dict.fromkeys(told))
 
 
 def operators_table() -> str:
@@ -86,11 +101,17 @@ def method_page(method: Method) -> str:
         f"| in inference | {method.inference} |",
         f"| random in training | {'yes' if method.random else 'no'} |",
         f"| ONNX form | {form(method)} |",
+        f"| dynamic axes of a graph | {dynamic_axes(method)} |",
         f"| data types of a graph | {', '.join(method.graph_dtypes)} |",
         "",
     ]
     if (PICTURES / f"{method.name}.png").exists():
-        lines += [f"![a photograph before and after {method.name}](pictures/{method.name}.png)", ""]
+        lines += [
+            f"![a photograph before and after {method.name}](pictures/{method.name}.png)",
+            "",
+            caption(method),
+            "",
+        ]
     if method.notes:
         lines += ["## Where sources or runtimes disagree", "", *(f"- {note}" for note in method.notes), ""]
     lines += ["## Layers", ""]
@@ -99,13 +120,22 @@ def method_page(method: Method) -> str:
         alike.setdefault((inspect.getdoc(layer) or "", signature(layer)), []).append(layer.__name__)
     for (text, arguments), names in alike.items():
         lines += [f"### {', '.join(names)}", "", f"`{names[-1]}({arguments})`", "", "```text", text, "```", ""]
-    lines += ["## What is refused", "", "| options | input | answer |", "|---|---|---|"]
     lines += [
-        f"| `{dict(limit.options)}` | {'any' if limit.shape is None else 'x'.join(map(str, limit.shape))} "
-        f"| {limit.error.__name__}: ... {limit.message} ... |"
-        for limit in method.limits
+        "## What is refused",
+        "",
+        "A file with dynamic sizes cannot raise an error of its own; the last column says what it does.",
+        "",
+        "| options | input | answer of the layer | of a file |",
+        "|---|---|---|---|",
     ]
+    lines += [limit_row(limit) for limit in method.limits]
     return "\n".join(lines) + "\n"
+
+
+def limit_row(limit: Limit) -> str:
+    shape = "any" if limit.shape is None else "x".join(map(str, limit.shape))
+    file = "there is none" if limit.shape is None else limit.file
+    return f"| `{dict(limit.options)}` | {shape} | {limit.error.__name__}: ... {limit.message} ... | {file} |"
 
 
 def signature(layer: type) -> str:
@@ -116,23 +146,35 @@ def signature(layer: type) -> str:
     )
 
 
+def caption(method: Method) -> str:
+    """How the picture of a method was made."""
+    if method.illustration is not None:
+        return "A photograph, and what the method leaves of it."
+    kind = recipe(method.name).hole
+    return {
+        "pool": "A photograph, and the same pooled by the layer of the trained reference network.",
+        "head": "A photograph, and the same with every tile of 16 by 16 pixels pooled by the layer of the trained "
+        "reference network; several numbers per channel stand side by side.",
+    }[kind]
+
+
 def index_page() -> str:
     rows = [f"- [{method.name}]({method.name}.md): {method.summary}" for method in catalog.methods().values()]
     return "\n".join(["# Methods", "", "<!-- generated by make docs -->", "", *rows]) + "\n"
 
 
-def picture(method: Method) -> bytes | None:
-    """The photograph, and what the method's layer makes of it, side by side; None where it leaves no map."""
+def picture(method: Method) -> bytes:
+    """The photograph, and what the method makes of it, side by side."""
     import numpy as np
     from PIL import Image
 
     from poolexport_models.data import photograph
     from poolexport_models.demo import pooled_photograph
 
-    after = pooled_photograph(method.name)
-    if after is None:
-        return None
-    before = photograph()[0, 0].numpy()
+    image = photograph()
+    illustrated = method.illustration(image)[0, 0].numpy() if method.illustration is not None else None
+    after = pooled_photograph(method.name) if illustrated is None else illustrated
+    before = image[0, 0].numpy()
     rows = np.arange(before.shape[0]) * after.shape[0] // before.shape[0]
     columns = np.arange(before.shape[1]) * after.shape[1] // before.shape[1]
     low, high = float(after.min()), float(after.max())
@@ -161,8 +203,8 @@ def draw() -> None:
     """Draw the picture of every method again."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     for method in catalog.methods().values():
-        if 2 in method.ranks and (drawn := picture(method)) is not None:
-            (PICTURES / f"{method.name}.png").write_bytes(drawn)
+        if 2 in method.ranks:
+            (PICTURES / f"{method.name}.png").write_bytes(picture(method))
 
 
 def main(check: bool, redraw: bool) -> int:

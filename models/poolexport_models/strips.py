@@ -26,6 +26,8 @@ SHOWN_DIGIT = 0
 SHRINK = 1 / 8
 #: ... but never more often than this.
 REPEATS = 4
+#: Pixels per side of the tiles of a photograph that a head pools one by one.
+TILE = 16
 #: Passes over the photograph that are drawn of a layer that is random in training.
 DRAWS = 5
 #: Brightness that is the strongest red or blue where a pooled photograph is compared with plain averaging.
@@ -77,15 +79,28 @@ def strips_of(plan: Recipe, model: nn.Module, folder: Path) -> tuple[Strip, ...]
     return tuple(strips)
 
 
-def pooled_photograph(method: str) -> np.ndarray | None:
-    """What the trained layer of a method makes of the photograph, (H, W); None where it leaves no map to look at."""
+def pooled_photograph(method: str) -> np.ndarray:
+    """What the trained layer of a method makes of the photograph, (H, W); a head pools every tile of it by itself."""
     plan = recipe(method)
-    if plan.hole == "head":
-        return None
     model = load(method)
     layer = layer_in(plan, model)
     channels = _features(model, layer, digits().test_images[:1]).shape[1]
-    return in_torch(layer, *_photograph_for(layer, channels))[0, 0]
+    if plan.hole == "pool":
+        return in_torch(layer, *_photograph_for(layer, channels))[0, 0]
+    x = photograph()[0, 0].unfold(0, TILE, TILE).unfold(1, TILE, TILE)
+    answers = in_torch(layer, x.reshape(-1, 1, TILE, TILE).expand(-1, channels, -1, -1).contiguous())
+    # The first channel's numbers: a small map for every tile, or several of them one channel after the other.
+    numbers = answers[:, 0] if answers.ndim == 4 and answers[0, 0].size > 1 else answers.reshape(len(answers), -1)
+    if numbers.ndim == 2:
+        parts = max(1, numbers.shape[1] // channels)
+        return np.concatenate([_scaled(numbers[:, i * channels].reshape(x.shape[:2])) for i in range(parts)], axis=1)
+    return numbers.reshape(*x.shape[:2], *numbers.shape[1:]).swapaxes(1, 2).reshape(x.shape[0] * numbers.shape[1], -1)
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """From 0 to 1."""
+    span = float(np.ptp(values))
+    return (values - values.min()) / span if span else np.full_like(values, 0.5)
 
 
 def _photograph_for(layer: nn.Module, channels: int) -> tuple[Tensor, int]:

@@ -71,6 +71,12 @@ def reference(x: ArrayLike, joined: bool = False) -> Floats | tuple[Floats, Floa
     return rows[..., :, None], columns[..., None, :]
 
 
+def illustration(image: Tensor) -> Tensor:
+    """The means of rows and columns, laid over each other: all that the two vectors know."""
+    rows, columns = CoordinatePool2d()(image)
+    return rows + columns
+
+
 METHOD = Method(
     (CoordinatePool2d,),
     summary="The means of whole rows and columns, as two vectors per channel.",
@@ -81,6 +87,7 @@ METHOD = Method(
     training="means of rows and columns",
     inference="means of rows and columns",
     operators=(global_average_pool,),
+    illustration=illustration,
     cases=(
         Case("joined", {"joined": True}),
         Case("two-vectors", {}),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -151,6 +152,12 @@ def companions(
     return (np.array(planes, dtype=np.int64).reshape(shape),)
 
 
+def illustration(image: Tensor) -> Tensor:
+    """What is left after a 4 by 4 max pooling and its unpooling."""
+    values, places = F.max_pool2d(image, 4, return_indices=True)
+    return MaxUnpool2d(4)(values, places)
+
+
 METHOD = Method(
     (MaxUnpool1d, MaxUnpool2d, MaxUnpool3d),
     summary="Every cell goes back to where a max pooling found it; all other cells are 0.",
@@ -165,6 +172,7 @@ METHOD = Method(
     inference="cells back to their places",
     operators=(),
     companions=companions,
+    illustration=illustration,
     cases=(
         Case("2x2", {"kernel_size": 2}, shape=(2, 3, 4, 5)),
         Case("3x2", {"kernel_size": (3, 2)}, shape=(2, 3, 4, 5)),

@@ -111,13 +111,14 @@ class _MixedPool(WindowLayer):
 
     def _draw(self, x: Tensor) -> Tensor:
         """True where the maximum is drawn; counts the draws."""
+        self._require_counted_channels(x)
         output = (*x.shape[:2], *self.window.output_lengths(x.shape[2:]))
         ones = (1,) * self.rank
         shape = {"layer": (1, 1, *ones), "channel": (1, x.shape[1], *ones), "window": output}[self.granularity]
         drawn = torch.rand(shape, device=x.device) < 0.5
         maxima = drawn.flatten() if self.granularity == "channel" else drawn.sum().reshape(1)
         averages = ~drawn.flatten() if self.granularity == "channel" else (~drawn).sum().reshape(1)
-        if self.max_count.shape != maxima.shape:
+        if not self.max_count.numel():
             self.max_count = self.max_count.new_zeros(maxima.shape)
             self.average_count = self.average_count.new_zeros(maxima.shape)
         self.max_count += maxima
@@ -131,7 +132,13 @@ class _MixedPool(WindowLayer):
                 "inference='frequency' needs the counts of a training run, but nothing was counted; train the layer, "
                 "load its state, or choose inference='expectation'"
             )
+        self._require_counted_channels(x)
         return (self.max_count >= self.average_count).reshape(1, -1, *(1,) * self.rank)
+
+    def _require_counted_channels(self, x: Tensor) -> None:
+        counted = self.max_count.numel()
+        if self.granularity == "channel" and counted not in (0, x.shape[1]):
+            raise ValueError(f"the layer has counted draws for {counted} channels, the input has {x.shape[1]}")
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         for name in ("max_count", "average_count"):
