@@ -154,4 +154,4 @@ def bins_per_axis(output_size: Sizes, rank: int) -> tuple[int, ...]:
 def require_cells(x: Tensor, who: str) -> None:
     """Raise a ValueError where a spatial axis is empty."""
     if not torch.compiler.is_compiling() and 0 in x.shape[2:]:
-        raise ValueError(f"{who} needs at least one cell along every axis, got an input of shape {tuple(x.shape)}")
+        raise ValueError(f"there is nothing to pool for {who} in an input of shape {tuple(x.shape)}")

@@ -146,7 +146,7 @@ METHOD = Method(
         Limit(
             {"output_size": 2},
             ValueError,
-            "needs at least one cell along every axis",
+            "there is nothing to pool",
             shape=(1, 3, 0, 4),
             file="numbers",
         ),
