@@ -35,7 +35,10 @@ def methods(names: tuple[str, ...], as_json: bool) -> None:
         _show.document({"methods": [card(method) for method in chosen]})
         return
     headers = ("method", "layers", "inference", "training", "paper")
-    rows = [(m.name, layers(m), m.inference, m.training, source(m.paper)) for m in chosen]
+    rows = []
+    for m in chosen:
+        rows.append((m.name, layers(m), m.inference, m.training, source(m.paper)))
+        rows += [("", variant.__name__, "", "", "") for variant in m.variants]
     count, is_narrow = columns(rows)
     # the rules of training and inference are read together, in the order in which they happen
     order = [position for position in (0, 1, 3, 2, 4) if position < count]
@@ -78,7 +81,7 @@ def card(method: Method) -> dict[str, Any]:
         "paper": asdict(method.paper),
         "training": method.training,
         "inference": method.inference,
-        "variants": method.variants,
+        "variants": [layer.__name__ for layer in method.variants],
         "space": method.space,
         "graph_dtypes": method.graph_dtypes,
         "dynamic_channels": method.dynamic_channels,
