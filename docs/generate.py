@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from poolexport import catalog
+from poolexport.cli.methods import source
 from poolexport.method import Limit, Method
 from poolexport_models.recipes import recipe
 from poolexport_ops import DOMAIN, operators
@@ -43,7 +44,7 @@ def method_row(method: Method) -> str:
         dynamic_axes(method),
         f"float {', '.join(sorted(name.removeprefix('float') for name in method.graph_dtypes))}",
         "; ".join(known_limits(method)) or "none",
-        f"{method.paper.authors.split(',')[0]} et al. {method.paper.year}",
+        source(method.paper),
     )
     return f"| {' | '.join(cells)} |"
 

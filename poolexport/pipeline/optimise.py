@@ -90,9 +90,25 @@ class NormaliseByDouble(ir.passes.InPlacePass):
         ir.convenience.replace_nodes_and_values(node.graph, node, [node], op.nodes, [output], [y])
 
 
+class CastByType(ir.passes.InPlacePass):
+    """Write CastLike as Cast where the type is known: onnxruntime warns on the terminal that it has no kernel for it."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        changed = False
+        for node in model.graph.all_nodes():
+            like = node.inputs[1] if node.op_type == "CastLike" and not node.domain else None
+            if like is not None and like.dtype is not None:
+                node.op_type = "Cast"
+                node.resize_inputs(1)
+                node.attributes.add(ir.AttrInt64("to", int(like.dtype)))
+                changed = True
+        return ir.passes.PassResult(model, changed)
+
+
 #: In this order. None of them folds constants or drops a term: a small epsilon stays where the model put it.
 PASSES = (
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False),
+    CastByType(),
     NormaliseByDouble(),
     SumInDouble(),
     LiftConstantsToInitializersPass(),
