@@ -91,7 +91,7 @@ class NormaliseByDouble(ir.passes.InPlacePass):
 
 
 class CastByType(ir.passes.InPlacePass):
-    """Write CastLike as Cast where the type is known: onnxruntime warns on the terminal that it has no kernel for it."""
+    """Write CastLike as Cast where the type is known: onnxruntime has no kernel for it, and says so on the terminal."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         changed = False
