@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TypeAlias
 
 import torch
@@ -160,6 +161,7 @@ class Window:
 def per_axis(name: str, value: Ints, rank: int, minimum: int) -> tuple[int, ...]:
     """``value`` as one int per spatial axis; a ValueError says what was expected and what was found."""
     entries = tuple(value) if isinstance(value, Sequence) else (value,) * rank
+    entries = tuple(int(v) if isinstance(v, Integral) and not isinstance(v, bool) else v for v in entries)
     kind = "a positive int" if minimum == 1 else "a non-negative int"
     if len(entries) != rank:
         raise ValueError(f"{name} must be {kind} or a tuple of {rank}, got {value!r}")
@@ -169,7 +171,11 @@ def per_axis(name: str, value: Ints, rank: int, minimum: int) -> tuple[int, ...]
 
 
 def require_rank(x: Tensor, rank: int, who: str) -> None:
-    """Raise a ValueError unless ``x`` is (N, C, *spatial) with ``rank`` spatial axes."""
+    """Raise a ValueError unless ``x`` is a tensor of floating-point numbers, (N, C, *spatial) with ``rank`` axes."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{who} expects a tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise ValueError(f"{who} expects floating-point numbers, got {x.dtype}; convert the input with x.float()")
     if x.dim() != rank + 2:
         axes = ", ".join("DHW"[-rank:])
         raise ValueError(

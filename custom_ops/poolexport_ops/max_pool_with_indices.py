@@ -42,7 +42,7 @@ def torch_form(
         kernel_shape, strides, pads, dilations: the window, in cells; pads are begin..., then end....
 
     Returns:
-        values and int64 indices, both (N, C, *output).
+        values and int64 indices, both (N, C, *output); -1 where a window has no real cell.
     """
     window = Window.of(kernel_shape, strides, pads, dilations)
     window.require_fit(x.shape[2:])
@@ -61,7 +61,8 @@ def torch_form(
         along = torch.where(along < 0, along % window.dilations[axis], along)
         positions += along * scale
         found, scale = found // padded[axis], scale * x.shape[2 + axis]
-    return values, positions
+    real = window.cells(torch.ones_like(x[:1, :1]), 0.0).amax(-1) > 0
+    return values, torch.where(real, positions, -1)
 
 
 def onnx_form(

@@ -1,10 +1,11 @@
 """PowerAveragePool: the p-norm of every window.
 
-    m = max(|x|), or min(|x|) for p < 0      over the real cells of the window
+    m = the power of two below max(|x|), or below min(|x|) for p < 0      over the real cells of the window
     y = m (K / inside sum((x_i / m)^p))^(1/p)
 
 K is the size of the window and ``inside`` the number of its real cells, so a border window weighs as much as a full
-one. Dividing by m keeps every power between 0 and 1. p = inf gives max |x|, p = -inf gives min |x|.
+one. Dividing by m keeps the dominant power near 1, and rounds nothing; m is 1 for orders whose powers stay in range by
+themselves, and the dominant cell itself for orders beyond 64. p = inf gives max |x|, p = -inf gives min |x|.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ import math
 from collections.abc import Sequence
 
 import onnx_ir as ir
+import torch
 from torch import Tensor
 
 from poolexport_ops._body import Body, total
 from poolexport_ops._operator import Operator
+from poolexport_ops._scale import power_of_two, power_of_two_node
 from poolexport_ops._window import Window
+
+#: Above this order only a window whose dominant power is exactly 1 stays in range.
+STEEP = 64
 
 
 def torch_form(
@@ -47,16 +53,28 @@ def torch_form(
     magnitude = sign * window.cells(sign * x.abs(), -math.inf).amax(-1, keepdim=True)
     if math.isinf(p):
         return magnitude.squeeze(-1)
-    magnitude = magnitude.detach()
-    flat = (magnitude == 0) | magnitude.isinf()
+    scale = _scale(magnitude.detach(), p)
     outside = window.cells(x.new_zeros(1, 1, *x.shape[2:]), 1.0).bool()
     cells = window.cells(x if signed else x.abs(), 1.0)
-    powers = _power(cells / magnitude.masked_fill(flat, 1.0), p).masked_fill(outside, 0.0)
+    powers = _power(cells / scale, p).masked_fill(outside, 0.0)
     sums = powers.sum(-1)
     if window.padded:
         sums = sums * (window.size / (~outside).sum(-1).to(x.dtype))
-    scale = magnitude.squeeze(-1).masked_fill(flat.squeeze(-1), 1.0)
-    return scale * _root(sums, p)
+    return scale.squeeze(-1) * _root(sums, p)
+
+
+def _scale(magnitude: Tensor, p: float) -> Tensor:
+    """What to divide a window by: 1 where no power leaves the range, else what brings the dominant cell near 1."""
+    if _small(p):
+        return torch.ones_like(magnitude)
+    if abs(p) <= STEEP:
+        return power_of_two(magnitude)
+    return torch.where((magnitude > 0) & magnitude.isfinite(), magnitude, 1.0)
+
+
+def _small(p: float) -> bool:
+    # Dividing could lose small cells, whose low powers still count.
+    return abs(p) <= 0.5 or p == 1
 
 
 def _power(x: Tensor, p: float) -> Tensor:
@@ -91,25 +109,39 @@ def onnx_form(
         magnitude = op.reduce(magnitudes, window, math.inf, "Min")
     if math.isinf(p):
         return magnitude
-    flat = op.Or(op.Equal(magnitude, op.number(0.0)), op.IsInf(magnitude))
-    scale = op.Where(flat, op.number(1.0), magnitude)
+    scale = _scale_node(op, magnitude, p)
     # A pad of +-inf would spoil its power; one whose power is 0 adds nothing.
     pad_value = 0.0 if p > 0 else math.inf
     cells = op.cells(x if signed else magnitudes, window, pad_value)
-    sums = total(op, [_power_node(op, op.Div(cell, scale), p) for cell in cells])
+    sums = total(op, [_power_node(op, cell if scale is None else op.Div(cell, scale), p) for cell in cells])
     if window.padded:
         inside = op.coverage(x, window, (0,) * len(pads))
         sums = op.Div(sums, inside)
     if p < 0:
         sums = op.Where(op.Equal(sums, op.number(0.0)), op.number(0.0), sums)  # the root of -0 is -inf
-    root = op.Sqrt(sums) if p == 2 else sums if p == 1 else op.Pow(sums, op.number(1 / p))
-    return op.Mul(scale, root)
+    root = _square_root(op, sums) if p == 2 else sums if p == 1 else op.Pow(sums, op.number(1 / p))
+    return root if scale is None else op.Mul(scale, root)
+
+
+def _scale_node(op: Body, magnitude: ir.Value, p: float) -> ir.Value | None:
+    if _small(p):
+        return None
+    if abs(p) <= STEEP:
+        return power_of_two_node(op, magnitude)
+    flat = op.Or(op.Equal(magnitude, op.number(0.0)), op.IsInf(magnitude))
+    return op.Where(flat, op.number(1.0), magnitude)
 
 
 def _power_node(op: Body, x: ir.Value, p: float) -> ir.Value:
     if abs(p) == 0.5:  # a square root, as in torch: pow would answer inf for -inf
-        return op.Sqrt(x) if p > 0 else op.Reciprocal(op.Sqrt(x))
+        return _square_root(op, x) if p > 0 else op.Reciprocal(_square_root(op, x))
     return op.Mul(x, x) if p == 2 else x if p == 1 else op.Pow(x, op.number(p))
+
+
+def _square_root(op: Body, x: ir.Value) -> ir.Value:
+    # Sqrt answers NaN for infinity in onnxruntime 1.20.
+    infinite = op.IsInf(x, detect_negative=0)
+    return op.Where(infinite, x, op.Sqrt(op.Where(infinite, op.number(1.0), x)))
 
 
 power_average_pool = Operator("PowerAveragePool", torch_form, onnx_form)

@@ -1,11 +1,12 @@
 """WeightedAveragePool: the mean of every window, weighted by given weights.
 
-    m = max(|w|)           over the real cells of the window
+    m = the power of two below max(|w|)      over the real cells of the window
     u_i = w_i / m
     y = sum(u_i / sum(u) x_i)
 
-Dividing by the largest weight of the same window keeps every weight between -1 and 1, so neither the products nor the
-denominator overflow or underflow. A window whose weights sum to zero gives 0.
+Dividing by a number near the largest weight of the same window keeps every weight between -2 and 2, so neither the
+products nor the denominator overflow or underflow; a power of two rounds none of them. A window whose weights sum to
+zero gives 0.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from poolexport_ops._body import Body, total
 from poolexport_ops._operator import Operator
+from poolexport_ops._scale import power_of_two, power_of_two_node
 from poolexport_ops._window import Window
 
 
@@ -42,8 +44,7 @@ def torch_form(
     window = Window.of(kernel_shape, strides, pads, dilations)
     window.require_fit(x.shape[2:])
     cells = window.cells(weights, 0.0)
-    largest = cells.abs().amax(-1, keepdim=True).detach()
-    scaled = cells / largest.masked_fill(largest == 0, 1.0)
+    scaled = cells / power_of_two(cells.abs().amax(-1, keepdim=True))
     denominator = scaled.sum(-1, keepdim=True)
     empty = denominator == 0
     shares = scaled / denominator.masked_fill(empty, 1.0)
@@ -62,8 +63,7 @@ def onnx_form(
 ) -> ir.Value:
     window = Window.of(kernel_shape, strides, pads, dilations)
     zero, one = op.number(0.0), op.number(1.0)
-    largest = op.reduce(op.Abs(weights), window, 0.0, "Max")
-    scale = op.Where(op.Equal(largest, zero), one, largest)
+    scale = power_of_two_node(op, op.reduce(op.Abs(weights), window, 0.0, "Max"))
     scaled = [op.Div(cell, scale) for cell in op.cells(weights, window, 0.0)]
     denominator = total(op, scaled)
     empty = op.Equal(denominator, zero)

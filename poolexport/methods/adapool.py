@@ -54,7 +54,7 @@ class _AdaPool(WindowLayer):
 
     Shape:
         (N, C, *spatial) to (N, C, *output) with ``output = floor((n + 2 padding - kernel_size) / stride) + 1``
-        (the floor is a ceiling in ceil mode).
+        (in ceil mode a ceiling, less the last window where it would begin beyond the input).
 
     Raises:
         ValueError: an option out of range, options that exclude each other, an input of another rank, of another number
@@ -88,7 +88,7 @@ class _AdaPool(WindowLayer):
         require_choice("weights", weights, ("adapool", "edscw", "em", "idw"))
         require_choice("similarity", similarity, ("dice", "signed_dice"))
         require_choice("align", align, ("plain", "official"))
-        if channels is not None and (isinstance(channels, bool) or channels < 1):
+        if channels is not None and channels < 1:
             raise ValueError(f"channels must be a positive int or None, got {channels!r}")
         if channels is not None and output_size is not None:
             raise ValueError("beta is learned per channel or per output location: channels excludes output_size")

@@ -14,16 +14,17 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
+from poolexport.methods._layers import Layer
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import require_rank
 from poolexport_ops._regions import Sizes, bins_per_axis, require_cells
 from poolexport_ops.adaptive_average_pool import adaptive_average_pool
 
 
-class _AdaptiveAvgPool(nn.Module):
+class _AdaptiveAvgPool(Layer):
     """Mean of every bin; the bins of an axis cover it evenly, and share cells where it does not divide evenly.
 
     Args:

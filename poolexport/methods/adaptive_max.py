@@ -12,9 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
+from poolexport.methods._layers import Layer
 from poolexport.reference import Floats
 from poolexport_ops import require_rank
 from poolexport_ops._regions import Sizes, bins_per_axis, require_cells
@@ -22,7 +23,7 @@ from poolexport_ops.adaptive_max_pool import adaptive_max_pool
 from poolexport_ops.adaptive_max_pool_with_indices import adaptive_max_pool_with_indices
 
 
-class _AdaptiveMaxPool(nn.Module):
+class _AdaptiveMaxPool(Layer):
     """Largest cell of every bin; NaN wins over every number.
 
     The bins of an axis cover it evenly, and share cells where it does not divide evenly.

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import require_choice, widened
+from poolexport.methods._layers import Layer, require_choice, widened
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import per_axis, require_rank
 from poolexport_ops._window import Ints
@@ -35,7 +35,7 @@ HEAD = 64
 EPS = 1e-6
 
 
-class AttentionPool2d(nn.Module):
+class AttentionPool2d(Layer):
     """Multi-head attention from the mean of a map to its locations, as in CLIP's residual networks.
 
     CLIP's ``AttentionPool2d(spacial_dim, embed_dim, num_heads, output_dim)`` is ``AttentionPool2d(embed_dim,
@@ -141,7 +141,7 @@ class AttentionPool2d(nn.Module):
         return f"channels={self.channels}, num_heads={self.num_heads}, size={self.size}, {options}"
 
 
-class AttentionPoolLatent2d(nn.Module):
+class AttentionPoolLatent2d(Layer):
     """Multi-head attention from a learned vector to all locations, then a residual network: SigLIP's pooling head.
 
     Args:
@@ -229,7 +229,7 @@ class AttentionPoolLatent2d(nn.Module):
         return f"channels={self.channels}, num_heads={self.num_heads}, {options}"
 
 
-class SimPool2d(nn.Module):
+class SimPool2d(Layer):
     """Attention from the mean of a map to its normalised locations, which are averaged as they are, or by powers.
 
     The query is projected from the plain mean, the keys from the locations after a layer norm over the channels; these
@@ -323,7 +323,7 @@ def _heads(channels: int, num_heads: int | None) -> int:
 
 
 def _require_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or value < 1:
+    if value < 1:
         raise ValueError(f"{name} must be a positive int, got {value!r}")
 
 

@@ -34,7 +34,7 @@ class _AvgPool(WindowLayer):
 
     Shape:
         (N, C, *spatial) to (N, C, *output) with ``output = floor((n + 2 padding - kernel_size) / stride) + 1``
-        (the floor is a ceiling in ceil mode).
+        (in ceil mode a ceiling, less the last window where it would begin beyond the input).
 
     Raises:
         ValueError: an option out of range, an input of another rank, or one smaller than the window.
@@ -59,7 +59,7 @@ class _AvgPool(WindowLayer):
         divisor_override: int | None = None,
     ) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode=ceil_mode)
-        if divisor_override is not None and (isinstance(divisor_override, bool) or divisor_override < 1):
+        if divisor_override is not None and divisor_override < 1:
             raise ValueError(f"divisor_override must be a positive int or None, got {divisor_override!r}")
         self.count_include_pad = count_include_pad
         self.divisor_override = divisor_override

@@ -14,10 +14,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import require_choice, widened
+from poolexport.methods._layers import Layer, require_choice, widened
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import require_rank
 from poolexport_ops.global_average_pool import global_average_pool
@@ -26,7 +26,7 @@ from poolexport_ops.global_max_pool import global_max_pool
 COMBINATIONS = ("mean", "sum", "concat_avg_max", "concat_max_avg")
 
 
-class _AvgMaxPool(nn.Module):
+class _AvgMaxPool(Layer):
     """Global average and global maximum, combined.
 
     Args:

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import require_choice, widened
+from poolexport.methods._layers import Layer, require_choice, widened
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport.reference import per_axis as sizes_per_axis
 from poolexport_ops import per_axis, require_rank
@@ -28,7 +28,7 @@ from poolexport_ops._window import Ints
 from poolexport_ops.weighted_sum_pool import weighted_sum_pool
 
 
-class _BlurPool(nn.Module):
+class _BlurPool(Layer):
     """Binomial low-pass filter with stride.
 
     Args:
@@ -74,7 +74,7 @@ class _BlurPool(nn.Module):
         pad_rule: str = "zhang",
     ) -> None:
         super().__init__()
-        if channels is not None and (isinstance(channels, bool) or channels < 1):
+        if channels is not None and channels < 1:
             raise ValueError(f"channels must be a positive int or None, got {channels!r}")
         self.channels = channels
         self.filt_size = per_axis("filt_size", filt_size, self.rank, minimum=1)

@@ -14,15 +14,16 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
+from poolexport.methods._layers import Layer
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import require_rank
 from poolexport_ops.global_average_pool import global_average_pool
 
 
-class CoordinatePool2d(nn.Module):
+class CoordinatePool2d(Layer):
     """Means of whole rows and columns.
 
     Args:

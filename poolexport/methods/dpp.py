@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import require_choice, widened
+from poolexport.methods._layers import Layer, require_choice, widened
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import Window, require_rank
 from poolexport_ops.average_pool import average_pool
@@ -43,7 +43,7 @@ OFFICIAL_NAMES = {
 }
 
 
-class _DetailPreserving(nn.Module):
+class _DetailPreserving(Layer):
     """Parameters and options that the plain and the stochastic layer share."""
 
     rank: ClassVar[int] = 2
@@ -61,7 +61,7 @@ class _DetailPreserving(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        if channels is not None and (isinstance(channels, bool) or channels < 1):
+        if channels is not None and channels < 1:
             raise ValueError(f"channels must be a positive int or None, got {channels!r}")
         require_choice("variant", variant, ("sym", "asym"))
         require_choice("normalize", normalize or "None", ("mean", "sum", "None"))

@@ -21,13 +21,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import require_choice, widened
+from poolexport.methods._layers import Layer, require_choice, widened
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import require_rank
 from poolexport_ops.query_pool import query_pool
 
 
-class DynOPool2d(nn.Module):
+class DynOPool2d(Layer):
     """Pooling with a learned scale, which may enlarge as well as shrink.
 
     With ``ratio=0.5`` and the default offset this is 2x2 max pooling on even sizes, exactly. The paper's limit on the

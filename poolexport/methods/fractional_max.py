@@ -19,10 +19,10 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import require_choice, widened
+from poolexport.methods._layers import Layer, require_choice, widened
 from poolexport.reference import Floats, PerAxis, exact_sum, per_axis
 from poolexport_ops import per_axis as ints_per_axis
 from poolexport_ops import require_rank
@@ -37,7 +37,7 @@ Ratios: TypeAlias = "float | Sequence[float]"
 KEYS = 256
 
 
-class _FractionalMaxPool(nn.Module):
+class _FractionalMaxPool(Layer):
     """Largest cell of every region; the regions shrink an axis by any factor, and lie where samples put them.
 
     Training draws samples from torch's global generator: for torch's regions one per plane and axis, with the very
@@ -61,7 +61,7 @@ class _FractionalMaxPool(nn.Module):
         precision: type in which torch's windows are placed: "float32" as in a float32 network, or "float64".
 
     Buffers:
-        _random_samples: float64; a state dict without it, as torch's layer has, leaves it as it is.
+        _random_samples: float64; a state dict without it, as that of torch's layer without samples, leaves it as it is.
 
     Shape:
         (N, C, *spatial) to (N, C, *output) with ``output = output_size`` or ``floor(n output_ratio)``.
@@ -99,7 +99,7 @@ class _FractionalMaxPool(nn.Module):
         super().__init__()
         require_choice("regions", regions, REGIONS)
         require_choice("precision", precision, PRECISIONS)
-        if isinstance(draws, bool) or draws < 1:
+        if draws < 1:
             raise ValueError(f"draws must be a positive int, got {draws!r}")
         if (kernel_size is None) == (regions == "torch"):
             raise ValueError(f"kernel_size belongs to regions='torch', got {kernel_size!r} with regions={regions!r}")

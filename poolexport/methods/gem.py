@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import widened
+from poolexport.methods._layers import Layer, widened
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport_ops import Window, require_rank
 from poolexport_ops._window import Ints
@@ -26,7 +26,7 @@ from poolexport_ops.global_average_pool import global_average_pool
 from poolexport_ops.global_max_pool import global_max_pool
 
 
-class _GeMPool(nn.Module):
+class _GeMPool(Layer):
     """Generalized mean of every channel, or of every window.
 
     Powers are taken of ``c / max(c)``, so neither large nor small activations leave the range of the type.
@@ -47,7 +47,8 @@ class _GeMPool(nn.Module):
 
     Shape:
         (N, C, *spatial) to (N, C, 1, ...), or to (N, C) without ``keepdim``. With windows to (N, C, *output),
-        ``output = floor((n + 2 padding - kernel_size) / stride) + 1`` (the floor is a ceiling in ceil mode).
+        ``output = floor((n + 2 padding - kernel_size) / stride) + 1`` (in ceil mode a
+        ceiling, less the last window where it would begin beyond the input).
 
     Raises:
         ValueError: an option out of range or without effect, a learned p that is not above 0, an input of another
@@ -83,7 +84,7 @@ class _GeMPool(nn.Module):
             raise ValueError(f"power must be a finite number above 0, got {power!r}")
         if not (0 < eps < math.inf):
             raise ValueError(f"eps must be a finite number above 0, got {eps!r}")
-        if channels is not None and (isinstance(channels, bool) or channels < 1):
+        if channels is not None and channels < 1:
             raise ValueError(f"channels must be a positive int or None, got {channels!r}")
         if channels is not None and not learned:
             raise ValueError("channels is the number of learned orders; it needs learned=True")

@@ -11,15 +11,16 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
+from poolexport.methods._layers import Layer
 from poolexport.reference import Floats
 from poolexport_ops import require_rank
 from poolexport_ops.global_max_pool import global_max_pool
 
 
-class _GlobalMaxPool(nn.Module):
+class _GlobalMaxPool(Layer):
     """Maximum over all locations of every channel; a NaN among them is the answer.
 
     Args:

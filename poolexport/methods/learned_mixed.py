@@ -39,7 +39,7 @@ class _LearnedMixedPool(WindowLayer):
 
     Shape:
         (N, C, *spatial) to (N, C, *output) with ``output = floor((n + 2 padding - kernel_size) / stride) + 1``
-        (the floor is a ceiling in ceil mode).
+        (in ceil mode a ceiling, less the last window where it would begin beyond the input).
 
     Raises:
         ValueError: an option out of range, an input of another rank, of another number of channels, or one smaller
@@ -65,7 +65,7 @@ class _LearnedMixedPool(WindowLayer):
         channels: int | None = None,
     ) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode=ceil_mode)
-        if channels is not None and (isinstance(channels, bool) or channels < 1):
+        if channels is not None and channels < 1:
             raise ValueError(f"channels must be a positive int or None, got {channels!r}")
         self.count_include_pad = count_include_pad
         self.channels = channels
@@ -160,6 +160,7 @@ METHOD = Method(
         "channels": (None, 3),
     },
     limits=(
+        Limit({"kernel_size": 5}, ValueError, "the window does not fit", shape=(1, 1, 4, 9), file="nothing"),
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"kernel_size": 2, "channels": 0}, ValueError, "channels must be a positive int"),
         Limit({"kernel_size": 2, "channels": 2}, ValueError, "the layer has 2 channels", shape=(1, 3, 4, 4)),

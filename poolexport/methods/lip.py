@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import WindowLayer, require_choice, widened
+from poolexport.methods._layers import Layer, WindowLayer, require_choice, widened
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport_ops import Window, require_rank
 from poolexport_ops._window import Ints
@@ -233,7 +233,7 @@ class BottleneckLIP2d(LIPPool2d):
         _start_at_zero(self.logit)
 
 
-class BottleneckShared2d(nn.Module):
+class BottleneckShared2d(Layer):
     """The first two thirds of a bottleneck, whose answer several SharedBottleneckLIP2d turn into logits of their own.
 
     The authors' ``BottleneckShared``. It does not pool. A block of their ResNet runs it once, on the block's input, for
@@ -367,7 +367,7 @@ class _Conv(nn.Conv2d):
 
     def __init__(self, channels: int, filters: int, size: int) -> None:
         for value in (channels, filters):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if value < 1:
                 raise ValueError(f"channels and bottleneck must be positive ints, got {value!r}")
         super().__init__(channels, filters, size, padding=size // 2, bias=False)
 
@@ -400,7 +400,7 @@ class _Norm(nn.InstanceNorm2d):
         return d / root * weight.reshape(1, -1, 1, 1) + bias.reshape(1, -1, 1, 1)
 
 
-class _SoftGate(nn.Module):
+class _SoftGate(Layer):
     """A sigmoid times ``coeff``."""
 
     def __init__(self, coeff: float) -> None:

@@ -35,7 +35,7 @@ class _LPPool(WindowLayer):
 
     Shape:
         (N, C, *spatial) to (N, C, *output) with ``output = floor((n - kernel_size) / stride) + 1``
-        (the floor is a ceiling in ceil mode).
+        (in ceil mode a ceiling, less the last window where it would begin beyond the input).
 
     Raises:
         ValueError: an option out of range, an input of another rank, or one smaller than the window.

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import widened
+from poolexport.methods._layers import Layer, widened
 from poolexport.reference import Floats, PerAxis, each_window, output_shape
 from poolexport_ops import Window, require_rank
 from poolexport_ops._window import Ints
@@ -25,7 +25,7 @@ from poolexport_ops.global_log_mean_exp_pool import global_log_mean_exp_pool
 from poolexport_ops.log_mean_exp_pool import log_mean_exp_pool
 
 
-class _LSEPool(nn.Module):
+class _LSEPool(Layer):
     """Log-mean-exp of every channel, or of every window.
 
     Exponentials are taken of distances from the maximum or from the mean, so none overflows and no digits are lost.
@@ -44,7 +44,8 @@ class _LSEPool(nn.Module):
 
     Shape:
         (N, C, *spatial) to (N, C, 1, ...), or to (N, C) without ``keepdim``. With windows to (N, C, *output),
-        ``output = floor((n + 2 padding - kernel_size) / stride) + 1`` (the floor is a ceiling in ceil mode).
+        ``output = floor((n + 2 padding - kernel_size) / stride) + 1`` (in ceil mode a
+        ceiling, less the last window where it would begin beyond the input).
 
     Raises:
         ValueError: an option out of range or without effect, a learned r that is not above 0, an input of another

@@ -96,7 +96,7 @@ def reference(
 
     NaN wins over every number, and a window of nothing but -inf is -inf. An index is flat inside its (n, c)
     plane and names the first maximum in row-major order, or the last NaN; -1 where a dilated window has no
-    real cell (torch then returns an index outside the plane).
+    real cell (torch then returns the index of another cell, or of none).
     """
     x = np.asarray(x, dtype=np.float64)
     window = (kernel_size, stride, padding, dilation, ceil_mode)

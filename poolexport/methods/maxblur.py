@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import require_choice, widened
+from poolexport.methods._layers import Layer, require_choice, widened
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport.reference import per_axis as sizes_per_axis
 from poolexport_ops import Window, per_axis, require_rank
@@ -29,7 +29,7 @@ from poolexport_ops.max_pool import max_pool
 from poolexport_ops.weighted_sum_pool import weighted_sum_pool
 
 
-class _MaxBlurPool(nn.Module):
+class _MaxBlurPool(Layer):
     """Maximum with stride 1, then a binomial low-pass filter with stride.
 
     The paper and its package replace a 2x2 maximum with stride 2 by the defaults; timm puts ``kernel_size=3, padding=1,

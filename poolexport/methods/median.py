@@ -13,10 +13,10 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import require_choice
+from poolexport.methods._layers import Layer, require_choice
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport.reference import per_axis as sizes_per_axis
 from poolexport_ops import Window, per_axis, require_rank
@@ -25,7 +25,7 @@ from poolexport_ops._window import Ints
 from poolexport_ops.sorted_weighted_pool import sorted_weighted_pool
 
 
-class _MedianPool(nn.Module):
+class _MedianPool(Layer):
     """Median of every window.
 
     Args:

@@ -7,7 +7,6 @@ inference  the average where it was drawn more often than the maximum, else the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,14 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import WindowLayer, counted_pads, require_choice, widened
+from poolexport.methods._layers import CountingLayer, counted_pads, require_choice, widened
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport_ops._window import Ints
 from poolexport_ops.average_pool import average_pool
 from poolexport_ops.max_pool import max_pool
 
 
-class _MixedPool(WindowLayer):
+class _MixedPool(CountingLayer):
     """Maximum or average of every window, drawn anew in every training pass.
 
     Not to be confused with the learned blend of Lee et al., which is LearnedMixedPool.
@@ -41,12 +40,12 @@ class _MixedPool(WindowLayer):
         lam: a fixed share of the maximum in [0, 1], in training and inference alike; overrides ``inference``.
 
     Buffers:
-        max_count, average_count: how often each choice fell, per channel for that granularity; they appear with the
-        first training pass.
+        max_count, average_count: how often each choice fell, one number, or one per channel for that granularity,
+        which the first training pass makes.
 
     Shape:
         (N, C, *spatial) to (N, C, *output) with ``output = floor((n + 2 padding - kernel_size) / stride) + 1``
-        (the floor is a ceiling in ceil mode).
+        (in ceil mode a ceiling, less the last window where it would begin beyond the input).
 
     Raises:
         ValueError: an option out of range, an input of another rank, one smaller than the window, or "frequency"
@@ -85,8 +84,7 @@ class _MixedPool(WindowLayer):
         self.granularity = granularity
         self.inference = inference if lam is None else "fixed"
         self.lam = lam
-        for name in ("max_count", "average_count"):
-            self.register_buffer(name, torch.zeros(0 if granularity == "channel" else 1, dtype=torch.int64))
+        self.begin_counting()
 
     def forward(self, x: Tensor) -> Tensor:
         self.require_rank(x)
@@ -99,9 +97,11 @@ class _MixedPool(WindowLayer):
             return self._average(x)
         if share is not None:
             wide = widened(x)
-            return (share * self._maximum(wide) + (1 - share) * self._average(wide)).to(x.dtype)
+            # A tensor, because the exporter writes the numbers of Python in float32.
+            lam = torch.tensor(share, dtype=wide.dtype, device=x.device)
+            return (lam * self._maximum(wide) + (1 - lam) * self._average(wide)).to(x.dtype)
         # Choosing, not multiplying by 0 or 1: an infinity in the other branch must not become NaN.
-        return torch.where(self._draw(x) if self.training else self._settled(x), self._maximum(x), self._average(x))
+        return torch.where(self.draw(x) if self.training else self._settled(x), self._maximum(x), self._average(x))
 
     def _maximum(self, x: Tensor) -> Tensor:
         return max_pool(x, **self.window.onnx())
@@ -109,42 +109,10 @@ class _MixedPool(WindowLayer):
     def _average(self, x: Tensor) -> Tensor:
         return average_pool(x, **self.window.onnx(), counted_pads=counted_pads(self.window, self.count_include_pad))
 
-    def _draw(self, x: Tensor) -> Tensor:
-        """True where the maximum is drawn; counts the draws."""
-        self._require_counted_channels(x)
-        output = (*x.shape[:2], *self.window.output_lengths(x.shape[2:]))
-        ones = (1,) * self.rank
-        shape = {"layer": (1, 1, *ones), "channel": (1, x.shape[1], *ones), "window": output}[self.granularity]
-        drawn = torch.rand(shape, device=x.device) < 0.5
-        maxima = drawn.flatten() if self.granularity == "channel" else drawn.sum().reshape(1)
-        averages = ~drawn.flatten() if self.granularity == "channel" else (~drawn).sum().reshape(1)
-        if not self.max_count.numel():
-            self.max_count = self.max_count.new_zeros(maxima.shape)
-            self.average_count = self.average_count.new_zeros(maxima.shape)
-        self.max_count += maxima
-        self.average_count += averages
-        return drawn
-
     def _settled(self, x: Tensor) -> Tensor:
         """True where inference by frequency takes the maximum."""
-        if not torch.compiler.is_compiling() and not (self.max_count.any() or self.average_count.any()):
-            raise ValueError(
-                "inference='frequency' needs the counts of a training run, but nothing was counted; train the layer, "
-                "load its state, or choose inference='expectation'"
-            )
-        self._require_counted_channels(x)
+        self.require_counts(x, "inference='frequency'", "inference='expectation'")
         return (self.max_count >= self.average_count).reshape(1, -1, *(1,) * self.rank)
-
-    def _require_counted_channels(self, x: Tensor) -> None:
-        counted = self.max_count.numel()
-        if self.granularity == "channel" and counted not in (0, x.shape[1]):
-            raise ValueError(f"the layer has counted draws for {counted} channels, the input has {x.shape[1]}")
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        for name in ("max_count", "average_count"):
-            if prefix + name in state_dict:
-                setattr(self, name, torch.zeros_like(state_dict[prefix + name], device=self.max_count.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def inference_rule(self) -> str:
@@ -159,7 +127,11 @@ class _MixedPool(WindowLayer):
         }[self.inference]
 
     def extra_options(self) -> dict[str, Any]:
-        options = {"granularity": self.granularity, "inference": self.inference}
+        options = {
+            "count_include_pad": self.count_include_pad,
+            "granularity": self.granularity,
+            "inference": self.inference,
+        }
         return options if self.lam is None else {**options, "lam": self.lam}
 
 
@@ -271,6 +243,13 @@ METHOD = Method(
         "lam": (None, None, 0.0, 0.3, 1.0),
     },
     limits=(
+        Limit(
+            {"kernel_size": 5, "inference": "expectation"},
+            ValueError,
+            "the window does not fit",
+            shape=(1, 1, 4, 9),
+            file="nothing",
+        ),
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"kernel_size": 2, "granularity": "pixel"}, ValueError, "granularity must be one of"),
         Limit({"kernel_size": 2, "inference": "mean"}, ValueError, "inference must be one of"),

@@ -12,7 +12,6 @@ The r-th largest cell is the answer when it is kept and the r - 1 larger ones ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import WindowLayer, counted_pads, require_choice, widened
+from poolexport.methods._layers import CountingLayer, counted_pads, require_choice, widened
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport_ops._window import Ints
 from poolexport_ops.average_pool import average_pool
@@ -29,7 +28,7 @@ from poolexport_ops.max_pool import max_pool
 from poolexport_ops.sorted_weighted_pool import sorted_weighted_pool
 
 
-class _MixedDropoutPool(WindowLayer):
+class _MixedDropoutPool(CountingLayer):
     """Maximum or average, drawn anew in every training pass, of the cells that a random mask keeps.
 
     Mask and choice come from torch's global generator; the mask has one number per element of the input.
@@ -49,12 +48,12 @@ class _MixedDropoutPool(WindowLayer):
             maximum), or "majority" (mixed pooling's own rule: 1 where the maximum was drawn at least as often, else 0).
 
     Buffers:
-        max_count, average_count: how often each choice fell, per channel for that granularity; they appear with the
-        first training pass.
+        max_count, average_count: how often each choice fell, one number, or one per channel for that granularity,
+        which the first training pass makes.
 
     Shape:
         (N, C, *spatial) to (N, C, *output) with ``output = floor((n + 2 padding - kernel_size) / stride) + 1``
-        (the floor is a ceiling in ceil mode).
+        (in ceil mode a ceiling, less the last window where it would begin beyond the input).
 
     Raises:
         ValueError: an option out of range, an input of another rank, one smaller than the window, or "recorded" or
@@ -97,14 +96,13 @@ class _MixedDropoutPool(WindowLayer):
         self.granularity = granularity
         self.inference = inference
         self.share = share
-        for name in ("max_count", "average_count"):
-            self.register_buffer(name, torch.zeros(0 if granularity == "channel" else 1, dtype=torch.int64))
+        self.begin_counting()
 
     def forward(self, x: Tensor) -> Tensor:
         self.require_rank(x)
         if self.training:
             kept = torch.where(torch.rand(x.shape, device=x.device) < self.keep, x, 0.0)
-            return torch.where(self._draw(x), max_pool(kept, **self.window.onnx()), self._average(kept))
+            return torch.where(self.draw(x), max_pool(kept, **self.window.onnx()), self._average(kept))
         wide = widened(x)
         if self.inference == "off":
             maximum, mean = max_pool(wide, **self.window.onnx()), self._average(wide)
@@ -133,39 +131,14 @@ class _MixedDropoutPool(WindowLayer):
         # Not clamp(max=0): its ONNX form raises -inf.
         return positive + torch.minimum(negative, torch.zeros_like(negative))
 
-    def _draw(self, x: Tensor) -> Tensor:
-        """True where the maximum is drawn; counts the draws."""
-        output = (*x.shape[:2], *self.window.output_lengths(x.shape[2:]))
-        ones = (1,) * self.rank
-        shape = {"layer": (1, 1, *ones), "channel": (1, x.shape[1], *ones), "window": output}[self.granularity]
-        drawn = torch.rand(shape, device=x.device) < 0.5
-        maxima = drawn.flatten() if self.granularity == "channel" else drawn.sum().reshape(1)
-        averages = ~drawn.flatten() if self.granularity == "channel" else (~drawn).sum().reshape(1)
-        if self.max_count.shape != maxima.shape:
-            self.max_count = self.max_count.new_zeros(maxima.shape)
-            self.average_count = self.average_count.new_zeros(maxima.shape)
-        self.max_count += maxima
-        self.average_count += averages
-        return drawn
-
     def _share(self, x: Tensor) -> Tensor:
         """lam' where it comes from the counts, one number or one per channel."""
-        if not torch.compiler.is_compiling() and not (self.max_count.any() or self.average_count.any()):
-            raise ValueError(
-                f"share={self.share!r} needs the counts of a training run, but nothing was counted; train the layer, "
-                "load its state, or choose share='half'"
-            )
+        self.require_counts(x, f"share={self.share!r}", "share='half'")
         if self.share == "majority":
             share = (self.max_count >= self.average_count).to(x.dtype)
         else:
             share = self.max_count.to(x.dtype) / (self.max_count + self.average_count).to(x.dtype)
         return share.reshape(1, -1, *(1,) * self.rank)
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        for name in ("max_count", "average_count"):
-            if prefix + name in state_dict:
-                setattr(self, name, torch.zeros_like(state_dict[prefix + name], device=self.max_count.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_options(self) -> dict[str, Any]:
         names = ("count_include_pad", "keep", "granularity", "inference", "share")

@@ -68,7 +68,7 @@ class _OrdinalPool(WindowLayer):
     ) -> None:
         super().__init__(kernel_size, stride, padding)
         require_choice("constraint", constraint, ("positive", "softmax", "free"))
-        if channels is not None and (isinstance(channels, bool) or channels < 1):
+        if channels is not None and channels < 1:
             raise ValueError(f"channels must be a positive int or None, got {channels!r}")
         self.channels = channels
         self.constraint = constraint
@@ -120,7 +120,7 @@ class _RankWeightedPool(WindowLayer):
 
     Shape:
         (N, C, *spatial) to (N, C, *output) with ``output = floor((n + 2 padding - kernel_size) / stride) + 1``
-        (the floor is a ceiling in ceil mode).
+        (in ceil mode a ceiling, less the last window where it would begin beyond the input).
 
     Raises:
         ValueError: an option out of range, an input of another rank, or one smaller than the window.

@@ -13,10 +13,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import require_choice, widened
+from poolexport.methods._layers import Layer, require_choice, widened
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape, per_axis
 from poolexport_ops import Window, require_rank
 from poolexport_ops import per_axis as ints_per_axis
@@ -25,7 +25,7 @@ from poolexport_ops.average_pool import average_pool
 from poolexport_ops.max_pool import max_pool
 
 
-class _S3Pool(nn.Module):
+class _S3Pool(Layer):
     """Stochastic spatial sampling: dense maximum, then randomly kept rows and columns.
 
     One draw serves the whole batch and all channels; rows and columns are drawn independently, from torch's global
@@ -45,8 +45,8 @@ class _S3Pool(nn.Module):
     Shape:
         (N, C, *spatial) to (N, C, *output). Training and "expectation" give ``(n // grid_size) (grid_size / stride)``;
         "average" gives ``floor((m + 2 (stride // 2) - stride) / stride) + 1`` of the m lines that step 1 leaves,
-        which is one more than in training for some odd n; "paper" ``floor((m - stride) / stride) + 1``; "subsample"
-        ``ceil(m / stride)``.
+        which may be more than in training: by one for odd n with the default options; "paper"
+        ``floor((m - stride) / stride) + 1``; "subsample" ``ceil(m / stride)``.
 
     Raises:
         ValueError: an option out of range, an input of another rank, or one smaller than the window or the grid.
@@ -340,8 +340,8 @@ METHOD = Method(
         ),
     ),
     notes=(
-        "On some odd sizes the official inference rule gives one line more than training; inference='expectation' "
-        "gives the training size.",
+        "The official inference rule may give more lines than training, on odd sizes with the default options and on "
+        "others with other grids or without the first step; inference='expectation' gives the training size.",
         "Third-party ports that pad with zeros and count them are not imitated.",
     ),
 )

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import require_choice, widened
+from poolexport.methods._layers import Layer, require_choice, widened
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import require_rank
 from poolexport_ops.global_average_pool import global_average_pool
@@ -30,7 +30,7 @@ from poolexport_ops.global_max_pool import global_max_pool
 GUARDS = ("floor", "variance", "deviation")
 
 
-class _StatisticsPool(nn.Module):
+class _StatisticsPool(Layer):
     """Mean and standard deviation over all locations of every channel.
 
     Published models differ in how they keep the deviation away from 0: ``guard="floor", eps=1e-10`` is Kaldi's
@@ -101,7 +101,7 @@ class StatisticsPool2d(_StatisticsPool):
     rank = 2
 
 
-class AttentiveStatisticsPool1d(nn.Module):
+class AttentiveStatisticsPool1d(Layer):
     """Attention-weighted mean and standard deviation over time, with weights of their own for every channel.
 
     Scores come from a network of two 1x1 convolutions, ``conv(tanh(norm(relu(tdnn.conv(h)))))``, on the input, or on
@@ -149,7 +149,7 @@ class AttentiveStatisticsPool1d(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("channels", channels), ("attention_channels", attention_channels)):
-            if isinstance(value, bool) or value < 1:
+            if value < 1:
                 raise ValueError(f"{name} must be a positive int, got {value!r}")
         _require_eps(eps)
         self.channels = channels

@@ -37,7 +37,7 @@ class _StochasticPool(WindowLayer):
 
     Shape:
         (N, C, *spatial) to (N, C, *output) with ``output = floor((n - kernel_size) / stride) + 1``
-        (the floor is a ceiling in ceil mode).
+        (in ceil mode a ceiling, less the last window where it would begin beyond the input).
 
     Raises:
         ValueError: an option out of range, an input of another rank, or one smaller than the window.
@@ -83,7 +83,7 @@ class _StochasticPool(WindowLayer):
         # The first of several exponential clocks to ring is i with probability rate_i / sum(rates).
         clocks = torch.empty_like(rates).exponential_().clamp_(min=torch.finfo(rates.dtype).tiny)
         drawn = (rates / clocks).argmax(-1, keepdim=True)
-        return cells.gather(-1, drawn).squeeze(-1)
+        return cells.gather(-1, drawn).squeeze(-1).masked_fill(cells.isnan().any(-1), torch.nan)
 
     def extra_options(self) -> dict[str, Any]:
         return {"negative": self.negative, "inference": self.inference}
@@ -162,7 +162,12 @@ METHOD = Method(
         Case("1d", {"kernel_size": 3, "stride": 2}, shape=(2, 3, 11)),
         Case("3d", {"kernel_size": 2, "ceil_mode": True}, shape=(1, 2, 5, 6, 7)),
     ),
-    space={"kernel_size": (1, 2, 3, (3, 2, 1)), "stride": (None, 1, 2, 3, (2, 1, 3)), "ceil_mode": (False, True)},
+    space={
+        "kernel_size": (1, 2, 3, (3, 2, 1)),
+        "stride": (None, 1, 2, 3, (2, 1, 3)),
+        "ceil_mode": (False, True),
+        "negative": ("clamp", "raw"),
+    },
     limits=(
         Limit({"kernel_size": 0}, ValueError, "kernel_size must be a positive int"),
         Limit({"kernel_size": 2, "negative": "abs"}, ValueError, "negative must be one of"),

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import WindowLayer, require_choice, widened
+from poolexport.methods._layers import Layer, WindowLayer, require_choice, widened
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport_ops import require_rank
 from poolexport_ops._window import Ints
@@ -37,7 +37,7 @@ class _TopKPool(WindowLayer):
 
     Shape:
         (N, C, *spatial) to (N, C, *output) with ``output = floor((n + 2 padding - kernel_size) / stride) + 1``
-        (the floor is a ceiling in ceil mode).
+        (in ceil mode a ceiling, less the last window where it would begin beyond the input).
 
     Raises:
         ValueError: an option out of range, an input of another rank, or one smaller than the window.
@@ -84,7 +84,7 @@ class TopKPool3d(_TopKPool):
     rank = 3
 
 
-class _GlobalTopKPool(nn.Module):
+class _GlobalTopKPool(Layer):
     """Mean of the k largest cells of every plane.
 
     Args:
@@ -136,7 +136,7 @@ class GlobalTopKPool3d(_GlobalTopKPool):
     rank = 3
 
 
-class KMaxPool1d(nn.Module):
+class KMaxPool1d(Layer):
     """The k largest cells of every sequence; of equal cells, the first.
 
     Args:
@@ -176,8 +176,8 @@ class KMaxPool1d(nn.Module):
         return f"k={self.k}, order={self.order!r}"
 
 
-def _require_count(k: object) -> None:
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+def _require_count(k: int) -> None:
+    if k < 1:
         raise ValueError(f"k must be a positive int, got {k!r}")
 
 

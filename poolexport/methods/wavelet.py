@@ -21,10 +21,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import require_choice, widened
+from poolexport.methods._layers import Layer, require_choice, widened
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import Window, require_rank
 from poolexport_ops._border import continued
@@ -50,7 +50,7 @@ FILTERS: dict[str, tuple[float, ...]] = {
 }
 
 
-class _WaveletPool(nn.Module):
+class _WaveletPool(Layer):
     """The low band of a wavelet transform, which halves every axis.
 
     The paper's forward pass, ``rule="reconstruction"``, equals the first level's low band, and that is how it is
