@@ -4,7 +4,7 @@ One operator a file, torch form and ONNX form side by side; this package finds t
 
 >>> from poolexport_ops import operators
 >>> sorted(operators())[0]
-'AveragePool'
+'AdaptiveAveragePool'
 """
 
 from __future__ import annotations

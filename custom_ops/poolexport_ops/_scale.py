@@ -35,7 +35,7 @@ def power_of_two_node(op: Body, magnitude: ir.Value) -> ir.Value:
     table, because Pow need not be exact.
     """
     info = np.finfo(op.dtype.numpy())
-    lowest, highest = int(math.log2(info.smallest_subnormal)), int(math.log2(info.max))
+    lowest, highest = int(info.minexp - info.nmant), int(info.maxexp - 1)
     table = op.constant(np.ldexp(np.ones(1, op.dtype.numpy()), np.arange(lowest, highest + 1)))
     usable = op.And(op.Greater(magnitude, op.number(0.0)), op.Less(magnitude, op.number(math.inf)))
     one = op.number(1.0)
