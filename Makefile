@@ -20,7 +20,7 @@ check: $(VENV)/test.done
 	$(BIN)/python docs/generate.py --check
 
 unit: $(VENV)/test.done
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --ledger
+	$(BIN)/python -m pytest -q -n 2 --ledger
 
 test-lowest:  ## the suite with the lowest versions that pyproject.toml admits, in an environment of its own
 	$(MAKE) unit VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt

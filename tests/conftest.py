@@ -7,11 +7,27 @@ from functools import cache
 import pytest
 import torch
 from onnxscript._framework_apis import torch_2_5
+from xdist.scheduler import LoadScopeScheduling
 
 # What torch builds anew for every export, nearly half of the time that one takes; nothing changes it between exports.
 torch_2_5.get_torchlib_ops = cache(torch_2_5.get_torchlib_ops)
 # Workers run side by side; more threads in each would only get in each other's way.
 torch.set_num_threads(1)
+
+
+class ByMethod(LoadScopeScheduling):
+    """Keeps on one worker what shares costly exports: the checks of one method, and else the tests of one file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        parameters = test.partition("[")[2]
+        if not file.startswith(("tests/conformance/", "tests/ops/")):
+            return file
+        return f"{file} {parameters.partition('-')[0]}" if file.endswith("test_conformance.py") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    return ByMethod(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

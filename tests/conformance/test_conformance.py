@@ -9,9 +9,7 @@ from conformance.lab import specimen
 from poolexport import catalog
 
 CELLS = [
-    pytest.param(
-        method, case, check, id=f"{method.name}-{case.name}-{check}", marks=pytest.mark.xdist_group(method.name)
-    )
+    pytest.param(method, case, check, id=f"{method.name}-{case.name}-{check}")
     for method in catalog.methods().values()
     for case in method.cases
     for check in CHECKS
