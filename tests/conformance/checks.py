@@ -177,7 +177,7 @@ def takes_any_channels(method: Method, case: Case, get: Get) -> None:
 
 
 def lives_in_a_network(method: Method, case: Case, get: Get) -> None:
-    """Inside a network it goes from the public export to an answer from disk, verified; once per method in both forms."""
+    """Inside a network it goes from the public export to a verified answer from disk; once per method in both forms."""
     channels = case.shape[1]
     conv = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[len(case.shape)]
     torch.manual_seed(0)
