@@ -71,8 +71,9 @@ class _StochasticPool(WindowLayer):
         activations = x.relu() if self.negative == "clamp" else x
         if self.training:
             return self._draw(activations)
-        window = self.window.onnx()
-        return weighted_average_pool(activations, activations, **window)
+        # Weights of both signs may cancel, which magnifies the rounding of their sum.
+        wide = activations.double() if self.negative == "raw" else activations
+        return weighted_average_pool(wide, wide, **self.window.onnx()).to(x.dtype)
 
     def _draw(self, activations: Tensor) -> Tensor:
         self.window.require_fit(activations.shape[2:])
