@@ -38,13 +38,15 @@ def torch_form(x: Tensor, *, k: int, by_position: bool) -> Tensor:
 def onnx_form(op: Body, x: ir.Value, *, k: int, by_position: bool) -> ir.Value:
     zero = op.number(0.0)
     nan = op.IsNaN(x)
-    cells = op.Where(nan, zero, x)
+    # One more sequence of zeros: on an empty batch TopK of onnxruntime 1.20 divides by 0 and ends the process.
+    one_more = op.Expand(zero, op.Concat(op.ints(1), op.Shape(x, start=1), axis=0))
+    cells = op.Concat(op.Where(nan, zero, x), one_more, axis=0)
     spoilt = op.ReduceSum(op.Where(nan, x, zero), op.ints(2), keepdims=1)
     values, places = op.TopK(cells, op.ints(k), axis=-1, largest=1, sorted=1, outputs=2)
     if by_position:
         _, order = op.TopK(places, op.ints(k), axis=-1, largest=0, sorted=1, outputs=2)
         values = op.GatherElements(values, order, axis=-1)
-    return op.Add(values, spoilt)
+    return op.Add(op.Slice(values, op.ints(0), op.ints(-1), op.ints(0)), spoilt)
 
 
 def output_shape(x: Tensor, *, k: int, by_position: bool) -> Sequence[int]:
