@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import onnx_ir as ir
+import torch
 from torch import Tensor
 
 from poolexport_ops._body import Body
@@ -27,7 +28,8 @@ def torch_form(x: Tensor, *, axes: Sequence[int], keepdims: int = 1) -> Tensor:
     Returns:
         (N, C, 1, ...), or (N, C) without ``keepdims``.
     """
-    return x.mean(dim=tuple(axes), keepdim=bool(keepdims))
+    # In float64, as in the graph: a float32 sum of large cells leaves the range where their mean does not.
+    return x.mean(dim=tuple(axes), keepdim=bool(keepdims), dtype=torch.float64).to(x.dtype)
 
 
 def onnx_form(op: Body, x: ir.Value, *, axes: Sequence[int], keepdims: int) -> ir.Value:

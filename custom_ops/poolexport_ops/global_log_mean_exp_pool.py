@@ -40,7 +40,7 @@ def torch_form(x: Tensor, r: Tensor, *, axes: Sequence[int], keepdims: int = 1) 
     """
     dims = tuple(axes)
     largest = x.amax(dims, keepdim=True).detach()
-    mean = x.mean(dims, keepdim=True).detach()
+    mean = x.mean(dims, keepdim=True, dtype=torch.float64).to(x.dtype).detach()
     level = torch.where(r.detach() * (largest - mean) > FAR, largest, mean).masked_fill(largest.isinf(), 0.0)
     t = r * (x - level)
     log = log_mean(torch.expm1(t).mean(dims, keepdim=True), torch.exp(t).mean(dims, keepdim=True))

@@ -140,7 +140,8 @@ class _AdaPool(WindowLayer):
         return beta
 
     def extra_options(self) -> dict[str, Any]:
-        options = {"weights": self.weights, "similarity": self.similarity, "align": self.align}
+        options: dict[str, Any] = {"weights": self.weights, "similarity": self.similarity, "align": self.align}
+        options["clamp_beta"] = self.clamp_beta
         return options | {
             name: value for name in ("channels", "output_size") if (value := getattr(self, name)) is not None
         }

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from numbers import Real
 from typing import ClassVar
 
 import numpy as np
@@ -117,7 +118,8 @@ class DynOPool2d(Layer):
 
 def _pair(name: str, value: float | Sequence[float]) -> tuple[float, float]:
     entries = tuple(value) if isinstance(value, Sequence) else (value, value)
-    if len(entries) != 2 or not all(math.isfinite(entry) for entry in entries):
+    real = all(isinstance(entry, Real) and not isinstance(entry, bool) for entry in entries)
+    if len(entries) != 2 or not real or not all(math.isfinite(entry) for entry in entries):
         raise ValueError(f"{name} must be a finite number or two, got {value!r}")
     return float(entries[0]), float(entries[1])
 
