@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TypeAlias
 
 import numpy as np
@@ -145,7 +146,8 @@ def bins_per_axis(output_size: Sizes, rank: int) -> tuple[int, ...]:
         ValueError: an entry is neither a positive int nor None, or their number is not ``rank``.
     """
     entries = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * rank
-    valid = all(size is None or (type(size) is int and size > 0) for size in entries)
+    entries = tuple(int(s) if isinstance(s, Integral) and not isinstance(s, bool) else s for s in entries)
+    valid = all(size is None or (type(size) is int and 0 < size <= LAST_POSITION) for size in entries)
     if len(entries) != rank or not valid:
         raise ValueError(f"output_size must be a positive int, None, or a tuple of {rank}, got {output_size!r}")
     return tuple(size or 0 for size in entries)

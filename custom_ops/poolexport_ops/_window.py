@@ -176,6 +176,8 @@ def require_rank(x: Tensor, rank: int, who: str) -> None:
         raise ValueError(f"{who} expects a tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise ValueError(f"{who} expects floating-point numbers, got {x.dtype}; convert the input with x.float()")
+    if not torch.compiler.is_compiling() and 0 in x.shape[2:]:
+        raise ValueError(f"there is nothing to pool for {who} in an input of shape {tuple(x.shape)}")
     if x.dim() != rank + 2:
         axes = ", ".join("DHW"[-rank:])
         raise ValueError(

@@ -5,8 +5,9 @@
     w_i = v_i^exponent + exp(log_bias)
     y   = sum(w_i x_i) / sum(w_i)
 
-Squares, powers and the bias are kept as logarithms below the largest of their window, so that nothing overflows,
-whatever the differences and exponents. A window with a difference that is NaN or infinite gives NaN.
+Squares, powers and the bias are kept as logarithms below the largest of their window, so that none of them overflows.
+The difference of two cells may, beyond half the range of the type. A window with a difference that is NaN or infinite
+gives NaN.
 """
 
 from __future__ import annotations

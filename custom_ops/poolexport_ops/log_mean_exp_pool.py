@@ -47,7 +47,9 @@ def torch_form(
     inside = real.sum(-1)
     largest = window.cells(x, -float("inf")).amax(-1).detach()
     level = largest.masked_fill(largest.isinf(), 0.0)
-    t = sharpness.unsqueeze(-1) * (window.cells(x, 0.0) - level.unsqueeze(-1)) * real
+    # A padded cell must not be multiplied: a large level would make it infinite, and 0 times that is NaN.
+    below = torch.where(real > 0, window.cells(x, 0.0) - level.unsqueeze(-1), torch.zeros_like(level).unsqueeze(-1))
+    t = sharpness.unsqueeze(-1) * below
     log = log_mean(torch.expm1(t).sum(-1) / inside, (real * torch.exp(t)).sum(-1) / inside)
     return torch.where(largest.isinf(), largest, level + log / sharpness)
 

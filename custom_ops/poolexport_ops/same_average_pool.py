@@ -2,14 +2,16 @@
 
     y = sum over the real cells of the window / divisor
 
-The divisor is the number of the window's cells, or of its real cells only. The body adds up slices: onnxruntime folds
-a constant Pad into a standard AveragePool, and several of its versions divide wrongly where pads differ by side.
+The divisor is the number of the window's cells, or of its real cells only; sums are made in float64. The body adds up
+slices: onnxruntime folds a constant Pad into a standard AveragePool, and several of its versions divide wrongly where
+pads differ by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,8 +36,9 @@ def torch_form(x: Tensor, *, kernel_shape: Sequence[int], strides: Sequence[int]
         (N, C, *output), ``output = ceil(n / stride)``.
     """
     window = unpadded(kernel_shape, strides, [1] * len(kernel_shape))
-    mean = _mean(x, window)
-    return mean if count_include_pad else mean / _mean(x.new_ones(1, 1, *x.shape[2:]), window)
+    wide = x.double()
+    mean = _mean(wide, window)
+    return (mean if count_include_pad else mean / _mean(wide.new_ones(1, 1, *x.shape[2:]), window)).to(x.dtype)
 
 
 def _mean(x: Tensor, window: Window) -> Tensor:
@@ -46,11 +49,13 @@ def onnx_form(
     op: Body, x: ir.Value, *, kernel_shape: Sequence[int], strides: Sequence[int], count_include_pad: int
 ) -> ir.Value:
     window = unpadded(kernel_shape, strides, [1] * len(kernel_shape))
-    total = op.reduce(pad_same_node(op, x, window, 0.0), window, 0.0, "Sum")
+    padded = op.cast(pad_same_node(op, x, window, 0.0), ir.DataType.DOUBLE)
+    total = op.reduce(padded, window, 0.0, "Sum")
     if count_include_pad:
-        return op.Div(total, op.number(window.size))
+        return op.cast(op.Div(total, op.constant(np.array(float(window.size)))), op.dtype)
     ones = op.Expand(op.number(1.0), op.Concat(op.ints(1, 1), spatial(op, x, window.rank), axis=0))
-    return op.Div(total, op.reduce(pad_same_node(op, ones, window, 0.0), window, 0.0, "Sum"))
+    count = op.reduce(pad_same_node(op, ones, window, 0.0), window, 0.0, "Sum")
+    return op.cast(op.Div(total, op.cast(count, ir.DataType.DOUBLE)), op.dtype)
 
 
 same_average_pool = Operator("SameAveragePool", torch_form, onnx_form, output_shape=same_output_shape)

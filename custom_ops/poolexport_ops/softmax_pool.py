@@ -4,7 +4,7 @@
     e_i = exp(logits_i - m)
     y = sum(e_i x_i) / sum(e_i)
 
-Subtracting the maximum of the same window makes the largest weight 1: nothing overflows, and no denominator is 0
+Subtracting the maximum of the same window makes the largest weight 1: no exponential overflows, and no denominator is 0
 however far the window lies below its neighbours. A cell whose weight underflows to 0 adds nothing, whatever it holds; a
 window whose logits are all -inf, or that holds +inf or NaN, gives NaN.
 """

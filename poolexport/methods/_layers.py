@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from poolexport_ops import Window, require_rank
 from poolexport_ops._window import Ints, is_half
 
+TINIEST, LARGEST = (float(bound) for bound in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 #: What an option may be, by its annotation, in words and as types; a bool is no number here.
 KINDS: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "bool": ("a bool", (bool, np.bool_)),
@@ -171,6 +172,12 @@ def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise a ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def require_positive(name: str, value: float) -> None:
+    """Raise a ValueError unless ``value`` is above 0 and finite, as a number of single precision too."""
+    if not TINIEST <= value <= LARGEST:
+        raise ValueError(f"{name} must be a finite number above 0, in the range of float32, got {value!r}")
 
 
 def widened(x: Tensor) -> Tensor:

@@ -64,7 +64,10 @@ class _DetailPreserving(Layer):
         if channels is not None and channels < 1:
             raise ValueError(f"channels must be a positive int or None, got {channels!r}")
         require_choice("variant", variant, ("sym", "asym"))
-        require_choice("normalize", normalize or "None", ("mean", "sum", "None"))
+        if normalize not in ("mean", "sum", None):
+            raise ValueError(f"normalize must be one of 'mean', 'sum', None, got {normalize!r}")
+        if math.isnan(alpha_max):
+            raise ValueError("alpha_max must be a number or an infinity, got nan")
         for name, value in (("exponent_scale", exponent_scale), ("eps", eps)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be a positive number, got {value!r}")

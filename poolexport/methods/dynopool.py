@@ -90,9 +90,17 @@ class DynOPool2d(Layer):
         require_rank(x, 2, type(self).__name__)
         if not torch.compiler.is_compiling() and min(x.shape[2:]) < 1:
             raise ValueError(f"there is nothing to pool in an input of shape {tuple(x.shape)}")
+        if not torch.compiler.is_compiling():
+            self._require_sane()
         relative = int(self.offset is None)
         y = query_pool(widened(x), self._size(x), self._offset(x), relative=relative, reduce=self.reduce)
         return y.to(x.dtype)
+
+    def _require_sane(self) -> None:
+        if self.r is not None and not bool(((self.r > 0) & self.r.isfinite()).all()):
+            raise ValueError(f"a learned ratio must stay above 0 and finite, got {self.r.detach().tolist()}")
+        if self.delta is not None and not bool(self.delta.isfinite().all()):
+            raise ValueError(f"a learned offset must stay finite, got {self.delta.detach().tolist()}")
 
     def _size(self, x: Tensor) -> Tensor:
         """Rows and columns of the grid, rounded, with the gradient of the unrounded product."""

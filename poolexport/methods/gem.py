@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import Layer, widened
+from poolexport.methods._layers import Layer, require_positive
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport_ops import Window, require_rank
 from poolexport_ops._window import Ints
@@ -80,10 +80,8 @@ class _GeMPool(Layer):
         keepdim: bool = True,
     ) -> None:
         super().__init__()
-        if not (0 < power < math.inf):
-            raise ValueError(f"power must be a finite number above 0, got {power!r}")
-        if not (0 < eps < math.inf):
-            raise ValueError(f"eps must be a finite number above 0, got {eps!r}")
+        require_positive("power", power)
+        require_positive("eps", eps)
         if channels is not None and channels < 1:
             raise ValueError(f"channels must be a positive int or None, got {channels!r}")
         if channels is not None and not learned:
@@ -105,7 +103,8 @@ class _GeMPool(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         require_rank(x, self.rank, type(self).__name__)
-        wide = widened(x)
+        # In float64: the root of a low order magnifies the rounding of the mean by its reciprocal.
+        wide = x.double()
         order = self._order(wide)
         # Tensors, because the exporter rounds Python numbers to float32.
         cells = torch.maximum(wide, wide.new_tensor(self.eps))
@@ -123,7 +122,7 @@ class _GeMPool(Layer):
             raise ValueError(f"the layer has {self.channels} channels, the input has {x.shape[1]}")
         if not torch.compiler.is_compiling() and not bool((self.p > 0).all()):
             raise ValueError(f"a learned p must stay above 0, got {self.p.detach().tolist()}")
-        return widened(self.p)
+        return self.p.double()
 
     def _of_planes(self, cells: Tensor, order: Tensor) -> Tensor:
         axes = list(range(2, 2 + self.rank))

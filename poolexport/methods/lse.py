@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import Layer, widened
+from poolexport.methods._layers import Layer, require_positive, widened
 from poolexport.reference import Floats, PerAxis, each_window, output_shape
 from poolexport_ops import Window, require_rank
 from poolexport_ops._window import Ints
@@ -74,8 +74,7 @@ class _LSEPool(Layer):
         keepdim: bool = True,
     ) -> None:
         super().__init__()
-        if not (0 < sharpness < math.inf):
-            raise ValueError(f"sharpness must be a finite number above 0, got {sharpness!r}")
+        require_positive("sharpness", sharpness)
         if kernel_size is None and (stride is not None or padding != 0 or ceil_mode):
             raise ValueError("stride, padding and ceil_mode need a kernel_size; without one the whole plane is pooled")
         if kernel_size is not None and not keepdim:

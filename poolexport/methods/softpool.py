@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import WindowLayer, require_choice, widened
+from poolexport.methods._layers import WindowLayer, require_choice
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport_ops._window import Ints
 from poolexport_ops.softmax_pool import softmax_pool
@@ -73,12 +73,20 @@ class _SoftPool(WindowLayer):
         if self.channel_weights == "per_channel":
             y = softmax_pool(x, x, **self.window.onnx())
         else:
-            wide = widened(x)
-            y = softmax_pool(wide, torch.logsumexp(wide, dim=1, keepdim=True), **self.window.onnx()).to(x.dtype)
+            # In float64: the logits of whole places are as large as the cells, and their differences decide.
+            wide = x.double()
+            y = softmax_pool(wide, _log_sum_exp(wide), **self.window.onnx()).to(x.dtype)
         return y.relu() if self.clamp_negative else y
 
     def extra_options(self) -> dict[str, Any]:
         return {"channel_weights": self.channel_weights, "clamp_negative": self.clamp_negative}
+
+
+def _log_sum_exp(x: Tensor) -> Tensor:
+    """Over the channels. Not torch's, which becomes ReduceLogSumExp: onnxruntime's loses small terms beside -inf."""
+    largest = x.amax(1, keepdim=True).detach()
+    level = torch.where(largest.isinf(), torch.zeros_like(largest), largest)
+    return level + torch.exp(x - level).sum(1, keepdim=True).log()
 
 
 class SoftPool1d(_SoftPool):

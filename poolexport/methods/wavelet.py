@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import ClassVar
 
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import Layer, require_choice, widened
+from poolexport.methods._layers import LARGEST, Layer, require_choice, widened
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import Window, require_rank
 from poolexport_ops._border import continued
@@ -63,7 +64,7 @@ class _WaveletPool(Layer):
             of a low-pass filter, an even number of them: PyWavelets' ``rec_lo``. Zeros at its ends are left out.
         odd: what becomes of an axis of odd length: "repeat" (its last line counts twice; filters of two coefficients
             only), "zero" (a line of zeros follows it), or "drop" (with two coefficients, the last line is lost). None
-            means "repeat" for "reconstruction" and "drop" for "low_band", as in the sources.
+            means "repeat" for "reconstruction", of which the paper does not say it, and "drop" for "low_band".
         scale: "orthonormal" multiplies the mean by sqrt(2) per axis, as the transform does; "mean" leaves that out, so
             that Haar pooling is average pooling.
 
@@ -96,10 +97,10 @@ class _WaveletPool(Layer):
         super().__init__()
         require_choice("rule", rule, ("reconstruction", "low_band"))
         require_choice("scale", scale, ("orthonormal", "mean"))
-        if rule == "reconstruction" and wavelet != "haar":
+        if rule == "reconstruction" and not (isinstance(wavelet, str) and wavelet == "haar"):
             raise ValueError(f"rule 'reconstruction' is defined for wavelet 'haar', got {wavelet!r}; use 'low_band'")
         taps, begin, end = _trimmed(_taps(wavelet))
-        odd = odd or {"reconstruction": "repeat", "low_band": "drop"}[rule]
+        odd = {"reconstruction": "repeat", "low_band": "drop"}[rule] if odd is None else odd
         require_choice("odd", odd, ("repeat", "zero", "drop"))
         if odd == "repeat" and (begin, len(taps), end) != (0, 2, 0):
             raise ValueError(f"odd 'repeat' needs a filter of 2 coefficients, got {wavelet!r}; use 'zero' or 'drop'")
@@ -140,8 +141,12 @@ def _taps(wavelet: str | Sequence[float]) -> tuple[float, ...]:
     if isinstance(wavelet, str):
         require_choice("wavelet", wavelet, tuple(FILTERS))
         return FILTERS[wavelet]
+    if not isinstance(wavelet, Sequence):
+        raise ValueError(f"wavelet must be a name or a sequence of coefficients, got {wavelet!r}")
     if not len(wavelet) or len(wavelet) % 2:
         raise ValueError(f"wavelet must be a name or an even number of coefficients, got {len(wavelet)}")
+    if not all(isinstance(h, Real) and not isinstance(h, bool) and abs(h) <= LARGEST for h in wavelet):
+        raise ValueError(f"the coefficients of wavelet must be finite numbers, got {wavelet!r}")
     return tuple(float(h) / math.sqrt(2) for h in wavelet)
 
 
