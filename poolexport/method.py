@@ -99,6 +99,8 @@ class Method:
         space: for every option its sensible values; tests draw configurations from their product.
         variants: further layers of the method.
         companions: ``(x, **options) -> arrays``, the inputs after the first of a layer that takes several.
+        companion_axes: names of the axes of those inputs, a letter each, ``_`` for a fixed length; by default those
+            of an input of that rank. One letter is one length, in all inputs, which may depend on ``x`` alone.
         illustration: ``(image) -> image``, what pages show of a method whose layer does not simply take an image.
         graph_dtypes: types in which onnxruntime can run an export; float64 is missing where a layer has convolutions.
         dynamic_channels: whether one file takes any number of channels; where layers hold numbers for each of them, or
@@ -119,6 +121,7 @@ class Method:
     space: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     variants: tuple[type[nn.Module], ...] = ()
     companions: Callable[..., tuple[np.ndarray, ...]] | None = None
+    companion_axes: tuple[str, ...] = ()
     illustration: Callable[[torch.Tensor], torch.Tensor] | None = None
     graph_dtypes: tuple[str, ...] = ("float32", "float64", "float16")
     dynamic_channels: bool = True

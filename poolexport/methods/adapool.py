@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import WindowLayer, require_choice, widened
+from poolexport.methods._layers import WindowLayer, require_choice
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport.reference import per_axis as sizes_per_axis
 from poolexport_ops import Window, per_axis
@@ -112,7 +112,7 @@ class _AdaPool(WindowLayer):
         self.require_rank(x)
         if self.channels is not None and x.shape[1] != self.channels:
             raise ValueError(f"the layer has {self.channels} channels, the input has {x.shape[1]}")
-        wide = widened(x)
+        wide = x.double()
         if any(self.earlier):
             wide = wide[(..., *(slice(None, -p if p else None) for p in self.earlier))]
         return self._pool(wide).to(x.dtype)
@@ -130,7 +130,7 @@ class _AdaPool(WindowLayer):
 
     def _share(self, lengths: torch.Size) -> Tensor:
         """Beta in a shape that fits the output, of these spatial lengths."""
-        beta = widened(self.beta)
+        beta = self.beta.double()
         beta = beta.clamp(0, 1) if self.clamp_beta else beta
         if self.output_size is None:
             return beta.reshape(1, -1, *(1,) * self.rank)

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import Layer, require_choice, widened
+from poolexport.methods._layers import Layer, require_choice
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import Window, require_rank
 from poolexport_ops.average_pool import average_pool
@@ -95,6 +95,7 @@ class _DetailPreserving(Layer):
         if self.channels is not None and x.shape[1] != self.channels:
             raise ValueError(f"the layer has {self.channels} channels, the input has {x.shape[1]}")
 
+    # In float64, where squares of differences of the largest cells, and their gradients, stay in range.
     def _pool(self, x: Tensor, filter_weight: Tensor | None, filter_bias: Tensor | None) -> Tensor:
         # Tensors, because the exporter writes the numbers of Python in float32.
         options = (self.exponent_scale, self.alpha_max, self.eps)
@@ -177,7 +178,7 @@ class DPP2d(_DetailPreserving):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        return self._pool(widened(x), self.filter_weight, self.filter_bias).to(x.dtype)
+        return self._pool(x.double(), self.filter_weight, self.filter_bias).to(x.dtype)
 
 
 class S3DPP2d(_DetailPreserving):
@@ -243,7 +244,7 @@ class S3DPP2d(_DetailPreserving):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        wide = widened(x)
+        wide = x.double()
         left = torch.cat([wide[..., 1:], wide[..., -1:]], 3)
         up, both = (torch.cat([shifted[..., 1:, :], shifted[..., -1:, :]], 2) for shifted in (wide, left))
         answers = []

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import Layer, WindowLayer, require_choice, widened
+from poolexport.methods._layers import Layer, WindowLayer, require_choice
 from poolexport.reference import Floats, PerAxis, each_window, exact_sum, output_shape
 from poolexport_ops import require_rank
 from poolexport_ops._window import Ints
@@ -117,7 +117,7 @@ class _GlobalTopKPool(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         require_rank(x, self.rank, type(self).__name__)
-        y = k_max_pool(widened(x).flatten(2), k=self.k, by_position=False).mean(2).to(x.dtype)
+        y = k_max_pool(x.double().flatten(2), k=self.k, by_position=False).mean(2).to(x.dtype)
         return y.reshape(*y.shape, *(1,) * self.rank) if self.keepdim else y
 
     def extra_repr(self) -> str:

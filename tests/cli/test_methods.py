@@ -27,7 +27,8 @@ def test_json_has_every_field_of_every_card(run: Run):
     assert sorted(cards) == sorted(catalogue())
     for name, method in catalogue().items():
         card = cards[name]
-        assert set(type(method).__dataclass_fields__) - {"reference", "companions", "illustration"} <= set(card)
+        inner = {"reference", "companions", "companion_axes", "illustration"}
+        assert set(type(method).__dataclass_fields__) - inner <= set(card)
         assert [layer["dims"] for layer in card["layers"]] == list(method.ranks)
         assert card["paper"]["link"] == method.paper.link
         assert len(card["cases"]) == len(method.cases)

@@ -16,7 +16,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, R
 from torch import nn
 
 import poolexport
-from conformance.lab import AXES, DTYPES, Arrays, Specimen, graph_dtypes, is_first_of_its_rank
+from conformance.lab import DTYPES, Arrays, Specimen, graph_dtypes, is_first_of_its_rank, named_axes
 from poolexport import stress
 from poolexport.method import Case, Limit, Method
 from poolexport.pipeline.export import RANDOM_OPERATORS
@@ -137,7 +137,7 @@ def refuses_what_it_says(method: Method, case: Case, get: Get) -> None:
         try:
             layer = method.layer(limit.rank)(**limit.options).eval()
             if limit.shape is not None:
-                layer(torch.zeros(limit.shape))
+                layer(*map(torch.from_numpy, _refused(method, limit)))
         except Exception as error:
             raised = error
         assert type(raised) is limit.error, f"{limit.options}: {raised!r} instead of {limit.error.__name__}"
@@ -154,7 +154,7 @@ def files_do_what_it_says(method: Method, case: Case, get: Get) -> None:
         if exported is not None:
             session = Specimen(method, exported).session(False)
             try:
-                answers = session.run(None, {"x0": np.zeros(limit.shape, np.float32)})
+                answers = session.run(None, {f"x{i}": a for i, a in enumerate(_refused(method, limit))})
                 found = "numbers" if all(answer.size for answer in answers) else "nothing"
             except RUNTIME_ERRORS:
                 pass
@@ -179,12 +179,13 @@ def takes_any_channels(method: Method, case: Case, get: Get) -> None:
 def lives_in_a_network(method: Method, case: Case, get: Get) -> None:
     """Inside a network it goes from the public export to a verified answer from disk; once per method in both forms."""
     channels = case.shape[1]
-    conv = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[len(case.shape)]
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[case.rank - 1]
     torch.manual_seed(0)
-    host = _Host(nn.Sequential(conv(2, channels, 1), nn.ReLU()), method.build(case)).eval()
+    mix = conv(2, channels, 1) if case.rank else nn.Linear(2, channels)
+    host = _Host(nn.Sequential(mix, nn.ReLU()), method.build(case)).eval()
     specimen = get(method, case, "float32")
     inputs = (torch.randn(case.shape[0], 2, *case.shape[2:]), *specimen.tensors(specimen.draw("normal"))[1:])
-    axes = [{axis: name for axis, name in enumerate(AXES[t.dim()]) if name != "C"} for t in inputs]
+    axes = named_axes(method, inputs)
     names = [f"x{i}" for i in range(len(inputs))]
     with tempfile.TemporaryDirectory() as folder:
         for portable in (False, True)[: 1 + (case is method.cases[0])]:
@@ -243,6 +244,12 @@ def applies(check: str, method: Method, case: Case) -> bool:
     if check in ONCE:
         return case is method.cases[0]
     return check not in PER_RANK or is_first_of_its_rank(method, case)
+
+
+def _refused(method: Method, limit: Limit) -> Arrays:
+    """All inputs that a limit is about, the first of zeros."""
+    assert limit.shape is not None
+    return method.inputs(Case("limit", limit.options), np.zeros(limit.shape, np.float32))
 
 
 def _exportable(method: Method, limit: Limit) -> Case | None:

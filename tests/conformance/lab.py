@@ -5,7 +5,7 @@ Nothing in this folder names a method; all of them come from the catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -23,7 +23,7 @@ from poolexport.pipeline.prepare import prepare
 from poolexport.runtime import session
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16}
-AXES = {3: "NCL", 4: "NCHW", 5: "NCDHW"}
+AXES = {2: "NC", 3: "NCL", 4: "NCHW", 5: "NCDHW"}
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -80,7 +80,7 @@ class Specimen:
     def raw(self) -> bytes:
         """The bare export, made once: every form is lowered from it."""
         examples = self.tensors(self.draw("normal"))
-        axes = [{a: name for a, name in enumerate(AXES[x.dim()]) if name not in self.fixed} for x in examples]
+        axes = named_axes(self.method, examples, self.fixed)
         names = [f"x{i}" for i in range(len(examples))]
         prepared = prepare(self.layer, examples, dynamic_shapes=axes, input_names=names)
         return ir.to_proto(export(prepared)).SerializeToString()
@@ -89,7 +89,7 @@ class Specimen:
         """The case's shape, then other batches and sizes that the layer accepts."""
         batch, channels, *spatial = self.case.shape
         yield self.case.shape
-        for n in (1, 3, 0):
+        for n in (1, 3, 0) if spatial else (1, 3, 0, 4, 5):
             yield (n, channels, *spatial)
         for step in (1, 2, 3, 6, -1):
             shape = (batch, channels, *(n + step + axis for axis, n in enumerate(spatial)))
@@ -102,6 +102,13 @@ class Specimen:
         except ValueError:
             return False
         return True
+
+
+def named_axes(method: Method, inputs: Sequence[torch.Tensor], fixed: str = "C") -> list[dict[int, str]]:
+    """The dynamic axes of every input by name; those in ``fixed`` are not."""
+    letters = [AXES[x.dim()] for x in inputs]
+    letters[1:] = method.companion_axes or letters[1:]
+    return [{a: name for a, name in enumerate(each) if name not in f"{fixed}_"} for each in letters]
 
 
 def is_first_of_its_rank(method: Method, case: Case) -> bool:

@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from torch import Tensor, nn
 
+from conformance.lab import named_axes
 from poolexport import catalog, stress
 from poolexport.method import Case, Method
 from poolexport.pipeline.export import export
@@ -29,7 +30,7 @@ WANTED = 40
 BATCH = 12
 #: Options that may differ from axis to axis; a longer tuple in a space is cut to the layer's axes.
 PER_AXIS = ("kernel_size", "stride", "padding", "dilation", "output_size")
-LONGEST = {1: 17, 2: 11, 3: 6}
+LONGEST = {0: 1, 1: 17, 2: 11, 3: 6}
 METHODS = [method for method in catalog.methods().values() if method.space]
 
 
@@ -122,8 +123,10 @@ def compare(method: Method, cases: list[Case], shape: tuple[int, ...]) -> None:
     model = Side([method.build(case) for case in cases]).eval()
     examples = every_input(method, cases, stress.draw("normal", (max(1, shape[0]), *shape[1:])))
     names = [f"x{i}" for i in range(len(examples))]
-    axes = [{0: "N"}] * len(examples)
-    prepared = prepare(model, [*map(torch.from_numpy, examples)], dynamic_shapes=axes, input_names=names)
+    tensors = [*map(torch.from_numpy, examples)]
+    per_case = named_axes(method, tensors[: 1 + len(tensors[1:]) // len(cases)])
+    axes = [{0: every[0]} if 0 in every else {} for every in (per_case[0], *per_case[1:] * len(cases))]
+    prepared = prepare(model, tensors, dynamic_shapes=axes, input_names=names)
     graph = optimise(lower(export(prepared)))
     runtime = session(ir.to_proto(graph).SerializeToString(), threads=1)
     for pattern in (*stress.REGIMES, *stress.EXTREMES):

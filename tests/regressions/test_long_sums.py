@@ -9,7 +9,17 @@ import pytest
 import torch
 
 import poolexport
-from poolexport.nn import AdaptiveAvgPool2d, DPP2d, GeMPool2d, GlobalMaxPool2d, LSEPool2d, SameAvgPool2d, SoftPool2d
+from poolexport.nn import (
+    AdaPool2d,
+    AdaptiveAvgPool2d,
+    DPP2d,
+    GeMPool2d,
+    GlobalMaxPool2d,
+    GlobalTopKPool2d,
+    LSEPool2d,
+    SameAvgPool2d,
+    SoftPool2d,
+)
 
 
 def answers(layer, x, path):
@@ -69,3 +79,22 @@ def test_a_normaliser_that_does_not_exist_is_refused(value):
 def test_an_empty_axis_is_refused_by_name():
     with pytest.raises(ValueError, match="there is nothing to pool for GlobalMaxPool2d"):
         GlobalMaxPool2d()(torch.zeros(2, 3, 0, 5))
+
+
+@pytest.mark.parametrize("layer", [DPP2d(), DPP2d(full=True), AdaPool2d(2), GlobalTopKPool2d(4)], ids=repr)
+def test_flat_maps_of_the_largest_cells_stay_as_they_are(layer, tmp_path):
+    for answer in answers(layer, torch.full((1, 1, 6, 6), 1e38), tmp_path / "net.onnx"):
+        np.testing.assert_allclose(answer[0, 0, -1, -1], np.float32(1e38), rtol=1e-6)
+
+
+def test_distances_of_the_smallest_cells_keep_their_digits(tmp_path):
+    x = torch.tensor([[[[1.0, 2.0], [3.0, -5.0]]]]) * 1e-39
+    for answer in answers(AdaPool2d(2, weights="idw"), x, tmp_path / "net.onnx"):
+        np.testing.assert_allclose(answer.item(), 1.0634e-39, rtol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["sym", "asym"])
+def test_gradients_of_huge_cells_are_finite(variant):
+    x = (1e20 * torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    DPP2d(3, variant)(x).sum().backward()
+    assert x.grad.isfinite().all()
