@@ -45,8 +45,7 @@ def forms_of(method: Method, folder: Path) -> dict[str, Callable[[], Any]]:
     if method.random:
         layer.train()(torch.rand(SHAPE))  # some layers count their draws before they have an inference rule
     layer.eval()
-    extra = method.companions(np.zeros(SHAPE), **case.options) if method.companions else ()
-    inputs = (stress.draw("normal", SHAPE), *extra)
+    inputs = method.inputs(case, stress.draw("normal", SHAPE))
     tensors = tuple(torch.from_numpy(x) for x in inputs)
     names = [f"x{i}" for i in range(len(inputs))]
     feed = dict(zip(names, inputs))

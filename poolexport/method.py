@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -98,7 +99,7 @@ class Method:
         limits: what is refused.
         space: for every option its sensible values; tests draw configurations from their product.
         variants: further layers of the method.
-        companions: ``(x, **options) -> arrays``, the inputs after the first of a layer that takes several.
+        companions: ``(x, **options) -> arrays``, the inputs after the first of every layer that takes several.
         companion_axes: names of the axes of those inputs, a letter each, ``_`` for a fixed length; by default those
             of an input of that rank. One letter is one length, in all inputs, which may depend on ``x`` alone.
         illustration: ``(image) -> image``, what pages show of a method whose layer does not simply take an image.
@@ -148,7 +149,9 @@ class Method:
 
     def inputs(self, case: Case, x: np.ndarray) -> tuple[np.ndarray, ...]:
         """All inputs of a case's layer, from the first."""
-        return (x, *(self.companions(x, **case.options) if self.companions else ()))
+        if self.companions is None or not takes_several(self.layer_of(case)):
+            return (x,)
+        return (x, *self.companions(x, **case.options))
 
     def build(self, case: Case, dtype: torch.dtype = torch.float32) -> nn.Module:
         """The layer of a case, holding the case's state, in eval mode."""
@@ -168,6 +171,12 @@ class Method:
         described = getattr(layer, "inference_rule", None)
         rule = getattr(layer, "inference", None)
         return described or (f"{rule}: {self.inference}" if rule else self.inference)
+
+
+def takes_several(layer: type[nn.Module]) -> bool:
+    """Whether a layer needs more inputs than one."""
+    _, *inputs = inspect.signature(layer.forward).parameters.values()
+    return sum(parameter.default is parameter.empty for parameter in inputs) > 1
 
 
 def _state(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:

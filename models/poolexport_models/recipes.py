@@ -24,6 +24,7 @@ from torch import nn
 
 from poolexport import catalog
 from poolexport.errors import InputError
+from poolexport.method import takes_several
 from poolexport_models.compact import CompactCNN
 from poolexport_models.holes import Hole, hole_of
 from poolexport_models.residual import ResidualCNN
@@ -102,8 +103,8 @@ def recipes() -> Mapping[str, Recipe]:
         >>> recipes()["softpool"].network.__name__, recipes()["softpool"].hole
         ('ResidualCNN', 'pool')
     """
-    shown = (name for name, method in catalog.methods().items() if 2 in method.ranks and method.companions is None)
-    return MappingProxyType({name: _recipe(name) for name in shown})
+    images = {name: method for name, method in catalog.methods().items() if 2 in method.ranks}
+    return MappingProxyType({n: _recipe(n) for n, method in images.items() if not takes_several(method.layer(2))})
 
 
 def recipe(method: str) -> Recipe:
