@@ -5,7 +5,8 @@
 
 In CLIP the query comes from the mean of all locations, which is a location too, and a table of positions is added. The
 variants ask with a learned vector (SigLIP), or with the mean, and take the locations themselves as values (SimPool).
-Everything is made in float64 and rounded once. Training and inference are the same.
+Everything is made in float64 and rounded once, except the error function of "gelu", which onnxruntime has in float32
+only. Training and inference are the same.
 """
 
 from __future__ import annotations

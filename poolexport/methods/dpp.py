@@ -428,6 +428,7 @@ METHOD = Method(
     notes=(
         "Dividing v by its sum instead of its mean is not a rescaling: it makes exp(a) count 4^(exp(l) / 2) times as "
         "much.",
+        "A learned filter held in float16 is rounded, and with it the centre that every weight depends on.",
         "The authors' graph cannot run on odd sizes; here their last line is left out.",
         "The authors' stochastic layer needs square maps whose size four divides; where it does not, here the first "
         "half of the lines is an even number.",

@@ -232,6 +232,7 @@ METHOD = Method(
     notes=(
         "The paper leaves the offset open; the quarter of a cell makes a ratio of 1/2 on even sizes 2x2 max pooling.",
         "Ties of the rounding go to the even number, as in torch and ONNX: 9 rows at a ratio of 1/2 become 4.",
+        "A ratio held in half precision is a rounded one: layer.half() may change the size of the answer.",
         "In a file the ratio is fixed, and the output sizes follow the input.",
     ),
 )

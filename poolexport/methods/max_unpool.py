@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -71,11 +72,15 @@ class _MaxUnpool(WindowLayer):
         window = self.window
         strides, sizes = window.strides, zip(x.shape[2:], window.kernel_shape, window.strides, window.begin)
         default = [(n - 1) * s - 2 * p + k for n, k, s, p in sizes]
+        if output_size is not None and not isinstance(output_size, Sequence):
+            raise ValueError(f"output_size must be a sequence of ints, got {output_size!r}")
         lengths = default if output_size is None else list(output_size)[-self.rank :]
         if torch.compiler.is_compiling():
             return lengths
         if output_size is not None and len(output_size) not in (self.rank, self.rank + 2):
             raise ValueError(f"output_size must have {self.rank} or {self.rank + 2} entries, got {tuple(output_size)}")
+        if not all(isinstance(n, Integral) for n in lengths):
+            raise ValueError(f"output_size must hold ints, got {output_size!r}")
         if min(lengths) < 1 or not all(d - s < o < d + s for d, o, s in zip(default, lengths, strides)):
             raise ValueError(
                 f"no pooling of an output of lengths {tuple(lengths)} gives {tuple(x.shape[2:])}; lengths must be "

@@ -111,7 +111,7 @@ class AttentiveStatisticsPool1d(Layer):
         channels: channels of the input.
         attention_channels: width of the network.
         global_context: show the network the mean and deviation of the whole recording in every frame.
-        eps: lower bound on both variances, above 0.
+        eps: lower bound on both variances, not below 0.
         keepdim: keep the time axis, with length 1.
 
     Parameters:

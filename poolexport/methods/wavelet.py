@@ -55,8 +55,8 @@ class _WaveletPool(Layer):
     """The low band of a wavelet transform, which halves every axis.
 
     The paper's forward pass, ``rule="reconstruction"``, equals the first level's low band, and that is how it is
-    computed: twice the mean of 2x2 cells. NaN and infinities stay inside their window, where the long way round would
-    spread them over four.
+    computed: in two dimensions, twice the mean of 2x2 cells. NaN and infinities stay inside their window, where the
+    long way round would spread them over four.
 
     Args:
         rule: "reconstruction" (Williams and Li, Haar only) or "low_band" (WaveCNet, any wavelet).

@@ -244,6 +244,21 @@ def test_what_does_not_fit_is_refused():
         BottleneckShared2d(3, 5)(drawn(2, 3, 1, 1).float())
     with pytest.raises(ValueError, match="padding must be at most half"):
         lip2d(x, x, padding=2)
+    with pytest.raises(ValueError, match=r"logit_module must be a torch\.nn\.Module, got 5"):
+        LIPPool2d(5)
+    with pytest.raises(ValueError, match="logit must be a tensor, got tuple"):
+        LIPPool2d(Two())(x)
+    with pytest.raises(ValueError, match="a logit network expects a tensor, got str"):
+        layer(x, "shared")
+    with pytest.raises(ValueError, match=r"the layer holds torch\.float32, the map torch\.float64; convert one"):
+        SimplifiedLIP2d(3)(x.double())
+
+
+class Two(torch.nn.Module):
+    """Answers two tensors."""
+
+    def forward(self, x):
+        return x, x
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e30])

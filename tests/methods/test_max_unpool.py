@@ -115,6 +115,8 @@ def test_other_sizes_within_a_stride_are_right_in_a_graph(size, tmp_path):
         ((1, 1, 2, 2), torch.full((1, 1, 2, 2), -1), {}, "in a plane of lengths"),
         ((1, 1, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.int64), {"output_size": (6, 4)}, "less than a stride"),
         ((1, 1, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.int64), {"output_size": (4, 4, 4)}, "2 or 4 entries"),
+        ((1, 1, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.int64), {"output_size": 4}, "a sequence of ints, got 4"),
+        ((1, 1, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.int64), {"output_size": (4.5, 4)}, "must hold ints"),
         ((1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), {}, "expects an input of shape"),
     ],
 )
