@@ -31,7 +31,7 @@ def test_official_windows_begin_half_a_kernel_early(kernel, stride):
 
 
 def test_em_is_softpool():
-    x = torch.randn(2, 3, 9, 11)
+    x = torch.randn(2, 3, 9, 11, dtype=torch.float64)
     assert torch.equal(AdaPool2d(3, 2, 1, weights="em")(x), SoftPool2d(3, 2, 1)(x))
 
 
