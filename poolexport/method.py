@@ -173,10 +173,15 @@ class Method:
         return described or (f"{rule}: {self.inference}" if rule else self.inference)
 
 
+def inputs_of(layer: type[nn.Module]) -> int:
+    """How many inputs a layer needs."""
+    _, *inputs = inspect.signature(layer.forward).parameters.values()
+    return sum(parameter.default is parameter.empty for parameter in inputs)
+
+
 def takes_several(layer: type[nn.Module]) -> bool:
     """Whether a layer needs more inputs than one."""
-    _, *inputs = inspect.signature(layer.forward).parameters.values()
-    return sum(parameter.default is parameter.empty for parameter in inputs) > 1
+    return inputs_of(layer) > 1
 
 
 def _state(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -15,16 +15,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from poolexport import catalog
 from poolexport.errors import OutputError, PoolExportError
-from poolexport_models.data import digits
-from poolexport_models.evidence import FORMS, Form, Row, accuracy_of, form_of, in_torch
+from poolexport_models.evidence import FORMS, Form, Row, accuracy_of, form_of
 from poolexport_models.extras import PACKAGES, require
 from poolexport_models.pictures import Picture
 from poolexport_models.recipes import Recipe, load, recipe, recipes
 from poolexport_models.strips import REPEATS, RUNTIME, Strip, layer_in, original, pooled_photograph, strips_of
+from poolexport_models.tasks import answers_of
 
 __all__ = ["PAGE", "ROWS", "Form", "Row", "main", "page", "pooled_photograph"]
 
@@ -54,7 +55,12 @@ class Section:
     @property
     def place(self) -> str:
         """Where in the network the method's layer is."""
-        return {"pool": "down-sampling between the convolutions", "head": "head before the classifier"}[self.row.hole]
+        return {
+            "pool": "down-sampling between the convolutions",
+            "head": "head before the classifier",
+            "streams": "head that pools the maps of several convolutions",
+            "regions": "pooling of the regions of a scene of digits",
+        }[self.row.hole]
 
     @property
     def pooled(self) -> tuple[Picture, str] | None:
@@ -114,6 +120,7 @@ def main(
 def page(sections: Sequence[Section]) -> str:
     """The page, whole: no other file and no network is needed to read it."""
     jinja = require("jinja2", "writing the page")
+    rows = [section.row for section in sections]
     environment = jinja.Environment(
         loader=jinja.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -131,11 +138,18 @@ def page(sections: Sequence[Section]) -> str:
         repeats=REPEATS,
         shared=shared,
         names={uri: f"picture{number}" for number, uri in enumerate(shared)},
-        images=sections[0].row.images,
-        passed=sum(section.row.passed for section in sections),
-        failures=[failure for section in sections for failure in section.row.failures],
+        tested=tested(rows),
+        passed=sum(row.passed for row in rows),
+        failures=[failure for row in rows for failure in row.failures],
         versions={name: importlib.metadata.version(name) for name in ("poolexport", "torch", "onnx", "onnxruntime")},
     )
+
+
+def tested(rows: Sequence[Row]) -> str:
+    """What the networks were tested on, counted."""
+    counts = {row.things: row.images for row in rows}
+    words = {"digits": "handwritten digits", "regions": "regions of scenes of digits"}
+    return " and ".join(f"{count} {words[things]}" for things, count in counts.items()) + " that no training saw"
 
 
 def _claim(output: Path, folders: Sequence[Path], *, force: bool) -> None:
@@ -166,13 +180,15 @@ def _write(file: Path, text: str) -> None:
 
 def _section(plan: Recipe, model: nn.Module, folder: Path, step: Callable[[int], None]) -> Section:
     started = time.perf_counter()
-    data = digits()
+    task = plan.task
+    inputs, labels = task.test()
     step(0)
-    accuracy = accuracy_of(in_torch(model, data.test_images))
+    with torch.no_grad():
+        accuracy = accuracy_of(answers_of(model, inputs)[0].numpy(), labels)
     forms = []
     for number, name in enumerate(FORMS, 1):
         step(number)
-        forms.append(form_of(name, model, folder))
+        forms.append(form_of(name, task, model, folder))
     step(len(FORMS) + 1)
     strips: tuple[Strip, ...] = ()
     try:
@@ -188,7 +204,8 @@ def _section(plan: Recipe, model: nn.Module, folder: Path, step: Callable[[int],
         method=plan.method,
         network=plan.network.__name__,
         hole=plan.hole,
-        images=len(data.test_labels),
+        images=len(labels),
+        things=task.things,
         accuracy=accuracy,
         forms=tuple(forms),
         seconds=time.perf_counter() - started,

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 import poolexport
 from poolexport.errors import OutputError, PoolExportError
 from poolexport.tolerance import judge
-from poolexport_models.data import digits
+from poolexport_models.tasks import Task, answers_of
 
-AXES = {0: "N", 2: "H", 3: "W"}
 #: The two ways to write a file, and whether it holds standard operators only.
 FORMS = {"function": False, "inlined": True}
 
@@ -30,8 +29,8 @@ class Form:
         verdict: "PASS" or "FAIL", of the verification that is part of every export.
         checks: comparisons it made.
         accuracy: share of right predictions of the file.
-        differing: test digits for which the file predicts another class than torch.
-        largest: largest distance between two answers, over all digits and classes.
+        differing: test digits, or regions, for which the file predicts another class than torch.
+        largest: largest distance between two answers, over all of them.
         reason: why it failed; empty where it passed.
     """
 
@@ -55,8 +54,9 @@ class Row:
     Args:
         method: name in the catalogue.
         network: class name of the trained network.
-        hole: where the method's layer is: "pool" or "head".
-        images: test digits.
+        hole: where the method's layer is: "pool", "head", "streams" or "regions".
+        images: test digits, or regions of test scenes.
+        things: "digits" or "regions".
         accuracy: share of right predictions of the model in torch.
         forms: the two files.
         seconds: for everything, pictures included.
@@ -67,6 +67,7 @@ class Row:
     network: str
     hole: str
     images: int
+    things: str
     accuracy: float
     forms: tuple[Form, ...]
     seconds: float
@@ -87,44 +88,45 @@ class Row:
         return {"passed": self.passed, **asdict(self)}
 
 
-def form_of(name: str, model: nn.Module, folder: Path) -> Form:
-    """Export one form, run all test digits through the file, and judge its answers.
+def form_of(name: str, task: Task, model: nn.Module, folder: Path) -> Form:
+    """Export one form, run all test inputs through the file, and judge its answers.
 
     Raises:
         OutputError: the file cannot be written, which says nothing about the method.
     """
-    data = digits()
+    inputs, labels = task.test()
     try:
         bundle = poolexport.export(
-            model, data.test_images[:2], folder / name, dynamic_shapes=AXES, portable=FORMS[name], force=True
+            model, task.few(), folder / name, dynamic_shapes=list(task.axes), portable=FORMS[name], force=True
         )
-        answers = ask(model, bundle.path, data.test_images)
+        answers = ask_all(model, bundle.path, *inputs)
     except OutputError:
         raise
     except PoolExportError as error:
         return Form(name, "FAIL", reason=str(error))
-    differing = int((answers.runtime.argmax(1) != answers.torch.argmax(1)).sum())
-    told = [f"{differing} of {len(answers.torch)} predictions differ from torch"] if differing else []
-    told += [f"the answers to the test digits: {answers.reason}"] if answers.reason else []
+    scores = answers[0]
+    differing = int((scores.runtime.argmax(1) != scores.torch.argmax(1)).sum())
+    told = [f"{differing} of {len(scores.torch)} predictions differ from torch"] if differing else []
+    told += [f"the answers to the test {task.things}: {answer.reason}" for answer in answers if answer.reason]
     return Form(
         name,
         bundle.manifest.verdict,
         checks=bundle.manifest.checks,
-        accuracy=accuracy_of(answers.runtime),
+        accuracy=accuracy_of(scores.runtime, labels),
         differing=differing,
-        largest=float(np.abs(answers.runtime - answers.torch).max()),
+        largest=max(float(np.abs(answer.runtime - answer.torch).max()) for answer in answers),
         reason="; ".join(told),
     )
 
 
-def accuracy_of(answers: np.ndarray) -> float:
-    """Share of the test digits whose class is the likeliest in their answer."""
-    return float((answers.argmax(1) == digits().test_labels.numpy()).mean())
+def accuracy_of(scores: np.ndarray, labels: Tensor) -> float:
+    """Share of the labels that are the likeliest class in their scores."""
+    return float((scores.argmax(1) == labels.numpy()).mean())
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one input becomes.
+    """What some inputs become, in one output.
 
     Args:
         torch: by the model.
@@ -148,12 +150,30 @@ def ask(model: nn.Module, path: Path, x: Tensor, times: int = 1) -> Answers:
     Raises:
         PoolExportError: the answers have different shapes.
     """
-    answers = Answers(
+    return _alike(
         in_torch(model, x, times),
         in_runtime(path, x, times),
         in_torch(copy.deepcopy(model).double(), x.double(), times),
     )
-    if answers.runtime.shape != answers.torch.shape:
+
+
+def ask_all(model: nn.Module, path: Path, *inputs: Tensor) -> list[Answers]:
+    """Ask a model and the file on disk about inputs; what they say in every output.
+
+    Raises:
+        PoolExportError: the answers have different shapes.
+    """
+    session = poolexport.session(path)
+    feed = {given.name: x.numpy() for given, x in zip(session.get_inputs(), inputs, strict=True)}
+    with torch.no_grad():
+        ours = answers_of(model, inputs)
+        truth = answers_of(copy.deepcopy(model).double(), tuple(x.double() for x in inputs))
+    return [_alike(a.numpy(), b, c.numpy()) for a, b, c in zip(ours, session.run(None, feed), truth, strict=True)]
+
+
+def _alike(ours: np.ndarray, theirs: np.ndarray, truth: np.ndarray) -> Answers:
+    answers = Answers(ours, theirs, truth)
+    if theirs.shape != ours.shape:
         raise PoolExportError(answers.reason)
     return answers
 

@@ -1,7 +1,9 @@
 """What goes into a network's hole, and which hole a layer fits.
 
 A network has two places for a pooling layer: ``pool``, between its convolutions, and ``head``, before its classifier.
-A layer whose answer grows with its input goes between convolutions; one whose answer has a fixed size makes a head.
+A layer whose answer grows with its input goes between convolutions; one whose answer has a fixed size makes a head. Two
+further networks have one place each: ``streams``, a head that takes several maps, and ``regions``, the pooling of a
+detector.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 #: Given the number of channels at the hole, the layer that fills it.
 Filler: TypeAlias = Callable[[int], nn.Module]
-Hole: TypeAlias = Literal["pool", "head"]
+Hole: TypeAlias = Literal["pool", "head", "streams", "regions"]
 
 
 class GlobalMean(nn.Module):
@@ -52,8 +54,19 @@ def answer(layer: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
         >>> answer(nn.MaxPool2d(2), (1, 3, 8, 6))
         (1, 3, 4, 3)
     """
+    with torch.random.fork_rng(devices=()):
+        return shape_of(layer, torch.rand(shape))
+
+
+def shape_of(layer: nn.Module, *inputs: Tensor) -> tuple[int, ...]:
+    """Shape of what a layer answers to some inputs; neither the layer nor a random state is changed.
+
+    Example:
+        >>> shape_of(nn.Bilinear(2, 3, 4), torch.rand(1, 2), torch.rand(1, 3))
+        (1, 4)
+    """
     with torch.random.fork_rng(devices=()), torch.no_grad():
-        return tuple(copy.deepcopy(layer).train()(torch.rand(shape)).shape)
+        return tuple(copy.deepcopy(layer).train()(*inputs).shape)
 
 
 def hole_of(layer: nn.Module, channels: int) -> Hole:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load as read_tensors
@@ -24,10 +25,13 @@ from torch import nn
 
 from poolexport import catalog
 from poolexport.errors import InputError
-from poolexport.method import takes_several
+from poolexport.method import Case, Method, takes_several
 from poolexport_models.compact import CompactCNN
 from poolexport_models.holes import Hole, hole_of
+from poolexport_models.region import STRIDE, RegionCNN
 from poolexport_models.residual import ResidualCNN
+from poolexport_models.streams import StreamsCNN
+from poolexport_models.tasks import DigitTask, SceneTask, Task
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 SUMS = "SHA256SUMS"
@@ -42,6 +46,10 @@ RESIDUAL = frozenset({"dynopool", "lip", "maxblur", "s3pool", "softpool"})
 #: Passes over the images, and how many of them at the end under the inference rule, where the usual ones are too few:
 #: one layer leaves little of an image, the other is noisier in training than any.
 PASSES = MappingProxyType({"coordinate": (30, 5), "mixed_pooling_dropout": (25, 15)})
+#: Methods whose networks are trained with images of several sizes, because their point is to take any.
+SIZES = MappingProxyType({"spp": ((16, 16), (20, 24), (28, 20))})
+
+Network = CompactCNN | ResidualCNN | StreamsCNN | RegionCNN
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Recipe:
     Args:
         method: name in the catalogue.
         network: which network.
-        hole: where the method's layer goes: "pool" or "head".
+        hole: where the method's layer goes: "pool", "head", "streams" or "regions".
         options: constructor arguments of the layer; the number of channels in them is replaced by that of the hole.
         seed: of the weights, of the order of the images and of the layer's own draws.
         epochs: passes over the training images.
@@ -59,10 +67,11 @@ class Recipe:
             that the rest of the network learns what that rule answers.
         batch: images per step.
         rate: largest learning rate.
+        sizes: rows and columns of the training images, where they are of several sizes.
     """
 
     method: str
-    network: type[CompactCNN] | type[ResidualCNN]
+    network: type[Network]
     hole: Hole
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -70,6 +79,7 @@ class Recipe:
     settled: int = 5
     batch: int = 64
     rate: float = 0.02
+    sizes: tuple[tuple[int, int], ...] = ()
 
     def layer(self, channels: int) -> nn.Module:
         """The method's layer for a number of channels."""
@@ -79,7 +89,14 @@ class Recipe:
         """The network with the layer in its hole, untrained; its weights depend on the seed alone."""
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(self.seed)
-            return self.network(pool=self.layer) if self.hole == "pool" else self.network(head=self.layer)
+            if self.hole in ("pool", "regions"):
+                return self.network(self.layer)
+            return self.network(head=self.layer)  # type: ignore[call-arg]
+
+    @property
+    def task(self) -> Task:
+        """What the network is trained and tested on."""
+        return SceneTask() if self.hole == "regions" else DigitTask(self.sizes)
 
     @property
     def file(self) -> str:
@@ -88,30 +105,39 @@ class Recipe:
 
 
 def layer_of(method: str, options: Mapping[str, Any], channels: int) -> nn.Module:
-    """The two-dimensional layer of a method; where it needs ``channels``, or is given them, it gets their number."""
+    """The two-dimensional layer of a method, with the number of channels wherever it needs that or is given one.
+
+    Numbers of channels are the options ``channels`` and ``channels1``, ``channels2``; a pooling of regions gets the
+    scale of the detector's map.
+    """
     layer = catalog.methods()[method].layer(2)
-    parameter = inspect.signature(layer).parameters.get("channels")
-    needed = "channels" in options or (parameter is not None and parameter.default is parameter.empty)
-    return layer(**{**options, **({"channels": channels} if needed else {})})
+    known = {"channels": channels, "channels1": channels, "channels2": channels, "spatial_scale": 1 / STRIDE}
+    parameters = inspect.signature(layer).parameters
+    required = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
+    needed = {name for name in known if name in required or name in options}
+    return layer(**{**options, **{name: known[name] for name in needed}})
 
 
 @cache
 def recipes() -> Mapping[str, Recipe]:
-    """The recipe of every method that has a layer for images and needs nothing but an image, by method name.
+    """The recipe of every method that a network of images can be built with, by method name.
+
+    Missing is what needs inputs that no network makes by itself, as the indices of an unpooling.
 
     Example:
         >>> recipes()["softpool"].network.__name__, recipes()["softpool"].hole
         ('ResidualCNN', 'pool')
     """
     images = {name: method for name, method in catalog.methods().items() if 2 in method.ranks}
-    return MappingProxyType({n: _recipe(n) for n, method in images.items() if not takes_several(method.layer(2))})
+    holes = {name: hole for name, method in images.items() if (hole := _hole(method)) is not None}
+    return MappingProxyType({name: _recipe(name, hole) for name, hole in holes.items()})
 
 
 def recipe(method: str) -> Recipe:
     """The recipe of a method.
 
     Raises:
-        InputError: there is no such method, or it has no layer that takes images alone.
+        InputError: there is no such method, or none of the networks has a place for it.
     """
     try:
         return recipes()[method]
@@ -120,15 +146,30 @@ def recipe(method: str) -> Recipe:
         raise InputError(f"no network demonstrates {method!r}; there is one for {known}") from None
 
 
-def _recipe(name: str) -> Recipe:
-    case = next(case for case in catalog.methods()[name].cases if case.rank == 2)
-    passes = dict(zip(("epochs", "settled"), PASSES.get(name, ())))
+def _hole(method: Method) -> Hole | None:
+    """Where in a network the two-dimensional layer of a method goes; None where it takes what no network makes."""
+    case = _case(method)
+    if not takes_several(method.layer(2)):
+        return hole_of(layer_of(method.name, case.options, 3), 3)
+    maps, *others = method.inputs(case, np.zeros(case.shape, np.float32))
+    if method.companion_axes == ("R_",):
+        return "regions"
+    return "streams" if all(x.shape == maps.shape and x.dtype == maps.dtype for x in others) else None
+
+
+def _case(method: Method) -> Case:
+    return next(case for case in method.cases if case.rank == 2)
+
+
+def _recipe(name: str, hole: Hole) -> Recipe:
+    networks: dict[Hole, type[Network]] = {"streams": StreamsCNN, "regions": RegionCNN}
     return Recipe(
         method=name,
-        network=ResidualCNN if name in RESIDUAL else CompactCNN,
-        hole=hole_of(layer_of(name, case.options, 3), 3),
-        options=MappingProxyType(dict(case.options)),
-        **passes,
+        network=networks.get(hole, ResidualCNN if name in RESIDUAL else CompactCNN),
+        hole=hole,
+        options=MappingProxyType(dict(_case(catalog.methods()[name]).options)),
+        sizes=SIZES.get(name, ()),
+        **dict(zip(("epochs", "settled"), PASSES.get(name, ()))),
     )
 
 

@@ -15,13 +15,17 @@ import poolexport
 from poolexport import catalog
 from poolexport_models import pictures
 from poolexport_models.data import digits, photograph
-from poolexport_models.evidence import AXES, ask, in_torch
+from poolexport_models.evidence import ask, ask_all, in_torch
 from poolexport_models.pictures import Picture
 from poolexport_models.recipes import Recipe, load, recipe
+from poolexport_models.scenes import BACKGROUND, boxes, scenes
 
 RUNTIME = "onnxruntime"
 #: The class of the digit whose feature maps are drawn.
 SHOWN_DIGIT = 0
+#: The test scene that is drawn, and the pixels for each of its own where boxes are drawn on it.
+SHOWN_SCENE = 0
+ZOOM = 4
 #: The photograph is pooled again until its sides are at most this share of what they were ...
 SHRINK = 1 / 8
 #: ... but never more often than this.
@@ -55,17 +59,21 @@ class Strip:
 
 def layer_in(plan: Recipe, model: nn.Module) -> nn.Module:
     """The method's layer in a network; the first of two where the hole is between convolutions."""
-    return model.get_submodule("pool1" if plan.hole == "pool" else "head")
+    return model.get_submodule({"pool": "pool1", "regions": "pool"}.get(plan.hole, "head"))
 
 
 def strips_of(plan: Recipe, model: nn.Module, folder: Path) -> tuple[Strip, ...]:
     """The trained layer by itself, on a feature map of a digit and on the photograph."""
     layer = layer_in(plan, model)
+    if plan.hole == "regions":
+        return (_scene(model, folder),)
+    if plan.hole == "streams":
+        return ()
     data = digits()
     digit = data.test_images[data.test_labels == SHOWN_DIGIT][:1]
     features = _features(model, layer, digit)
     path = folder / "layer.onnx"
-    poolexport.export(layer, features.repeat(2, 1, 1, 1), path, dynamic_shapes=AXES, force=True)
+    poolexport.export(layer, features.repeat(2, 1, 1, 1), path, dynamic_shapes=plan.task.axes[0], force=True)
     if plan.hole == "head":
         return _head_on_digit(layer, path, digit, features), _head_on_photograph(plan, folder)
     channel = _most_alike(features, digit)
@@ -197,7 +205,7 @@ def _head_on_photograph(plan: Recipe, folder: Path) -> Strip:
         torch.manual_seed(plan.seed)
         layer = plan.layer(x.shape[1]).eval()
     path = folder / "colour.onnx"
-    poolexport.export(layer, x[:, :, :16, :16].repeat(2, 1, 1, 1), path, dynamic_shapes=AXES, force=True)
+    poolexport.export(layer, x[:, :, :16, :16].repeat(2, 1, 1, 1), path, dynamic_shapes=plan.task.axes[0], force=True)
     answers = ask(layer, path, x)
     ours, theirs = answers.torch[0].ravel(), answers.runtime[0].ravel()
     as_colour = ours.size == x.shape[1] and ours.min() >= 0 and ours.max() <= 1
@@ -211,6 +219,45 @@ def _head_on_photograph(plan: Recipe, folder: Path) -> Strip:
         answers.reason,
         how=f"{made}, by a new layer for three channels",
     )
+
+
+def _scene(model: nn.Module, folder: Path) -> Strip:
+    """One scene: its regions, and the boxes that torch and onnxruntime make of those that show a digit."""
+    test = scenes()[1]
+    rois = test.rois(torch.tensor([SHOWN_SCENE]))
+    image, regions = test.images[SHOWN_SCENE : SHOWN_SCENE + 1], rois[:, 1:]
+    scores, shifts = ask_all(model, folder / "function", image, rois)
+    drawn = [_outlined(image, regions)]
+    for answer, shift in ((scores.torch, shifts.torch), (scores.runtime, shifts.runtime)):
+        found = torch.from_numpy(answer.argmax(1)) != BACKGROUND
+        drawn.append(_outlined(image, boxes(regions, torch.from_numpy(shift))[found]))
+    proposed, ours, theirs = drawn
+    read = scores.runtime.argmax(1)
+    right = int((read == test.labels[SHOWN_SCENE].numpy()).sum())
+    named = ", ".join(str(label) for label in sorted(read) if label != BACKGROUND)
+    return Strip(
+        "A scene",
+        f"{len(regions)} regions proposed in a scene of several digits, and a box for each that is found to show one. "
+        f"{right} of the {len(regions)} classes are right; the digits read are {named}.",
+        (
+            pictures.draw(image[0, 0].numpy(), "scene", colours="gray_r", limits=(0, 1)),
+            pictures.draw(proposed, "regions", colours="gray_r", limits=(0, 1)),
+            *_compared(ours, theirs, limits=(0, 1), colours="gray_r"),
+        ),
+        scores.reason or shifts.reason,
+    )
+
+
+def _outlined(image: Tensor, corners: Tensor) -> np.ndarray:
+    """A pale picture with the outlines of boxes, several pixels for each of the image's."""
+    drawn = image[0, 0].repeat_interleave(ZOOM, 0).repeat_interleave(ZOOM, 1).numpy() / 2
+    rows, columns = drawn.shape
+    for x1, y1, x2, y2 in (ZOOM * corners).round().int().tolist():
+        top, bottom = np.clip([y1, y2], 0, rows - 1)
+        left, right = np.clip([x1, x2], 0, columns - 1)
+        drawn[[top, bottom], left : right + 1] = 1.0
+        drawn[top : bottom + 1, [left, right]] = 1.0
+    return drawn
 
 
 def original() -> Picture:

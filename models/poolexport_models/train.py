@@ -15,14 +15,13 @@ from pathlib import Path
 
 import click
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from poolexport.catalog import method_of
 from poolexport.errors import PoolExportError
-from poolexport_models.data import digits
 from poolexport_models.recipes import CHECKPOINTS, METADATA_KEY, SUMS, Recipe, metadata, recipe, recipes
+from poolexport_models.tasks import answers_of
 
 README = Path(__file__).parents[1] / "README.md"
 MARKERS = ("<!-- checkpoints: written by python -m poolexport_models.train -->", "<!-- end of checkpoints -->")
@@ -37,18 +36,18 @@ def train(plan: Recipe) -> nn.Module:
         >>> model.training
         False
     """
-    data = digits()
+    task = plan.task
     model = plan.build().train()
     with _one_thread(), torch.random.fork_rng(devices=()):
         torch.manual_seed(plan.seed)
-        steps = plan.epochs * -(-len(data.train_labels) // plan.batch)
+        steps = plan.epochs * -(-task.examples // plan.batch)
         optimiser = torch.optim.AdamW(model.parameters(), lr=plan.rate, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.rate, total_steps=max(steps, 1), pct_start=0.2)
         for epoch in range(plan.epochs):
             if epoch == max(0, plan.epochs - plan.settled):
                 _settle(model)
-            for chosen in torch.randperm(len(data.train_labels)).split(plan.batch):
-                loss = F.cross_entropy(model(data.train_images[chosen]), data.train_labels[chosen])
+            for inputs, expected in task.batches(plan.batch):
+                loss = task.loss(answers_of(model, inputs), expected)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
@@ -64,10 +63,10 @@ def _settle(model: nn.Module) -> None:
             module.eval()
 
 
-def predictions(model: nn.Module, images: Tensor) -> Tensor:
-    """The class that a model finds likeliest for every image."""
+def predictions(model: nn.Module, *inputs: Tensor) -> Tensor:
+    """The class that a model finds likeliest for every image, or for every region."""
     with torch.no_grad():
-        return model(images).argmax(1)
+        return answers_of(model, inputs)[0].argmax(1)
 
 
 def write(plan: Recipe, model: nn.Module, folder: Path = CHECKPOINTS) -> float:
@@ -75,10 +74,10 @@ def write(plan: Recipe, model: nn.Module, folder: Path = CHECKPOINTS) -> float:
 
     ``write_index`` must follow once all checkpoints are written.
     """
-    data = digits()
+    inputs, labels = plan.task.test()
     with _one_thread():
-        correct = int((predictions(model, data.test_images) == data.test_labels).sum())
-    images = len(data.test_labels)
+        correct = int((predictions(model, *inputs) == labels).sum())
+    images = len(labels)
     about = {
         "method": plan.method,
         "network": plan.network.__name__,
@@ -89,6 +88,7 @@ def write(plan: Recipe, model: nn.Module, folder: Path = CHECKPOINTS) -> float:
         "settled": plan.settled,
         "batch": plan.batch,
         "rate": plan.rate,
+        **({"sizes": plan.sizes} if plan.sizes else {}),
         "correct": correct,
         "images": images,
         "test_accuracy": round(correct / images, 6),

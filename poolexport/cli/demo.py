@@ -30,9 +30,9 @@ GUEST = "poolexport_models.demo"
 def demo(output: Path, only: Sequence[str], force: bool, as_json: bool) -> None:
     """Export a trained network per method, run it in onnxruntime, and draw what its pooling does.
 
-    Every network was trained on handwritten digits. It is exported in both forms with dynamic N, H and W, proven equal
-    to the model, and run on all test digits; every predicted class is compared with torch's, and every answer and every
-    picture with the model in float64.
+    Every network was trained on handwritten digits, or on scenes composed from them. It is exported in both forms with
+    dynamic N, H and W, proven equal to the model, and run on all test inputs; every predicted class is compared with
+    torch's, and every answer and every picture with the model in float64.
 
     Exit code 0 where every method passes, 1 where anything differs, 2 where something cannot be read or written.
 
@@ -48,12 +48,12 @@ def demo(output: Path, only: Sequence[str], force: bool, as_json: bool) -> None:
         page = str(output / guest.PAGE)
         _show.document({"passed": passed, "page": page, "methods": [row.to_dict() for row in rows]})
     else:
-        report(rows, output / guest.PAGE)
+        report(guest, rows, output / guest.PAGE)
     if not passed:
         click.get_current_context().exit(1)
 
 
-def report(rows: Sequence[Any], page: Path) -> None:
+def report(guest: Any, rows: Sequence[Any], page: Path) -> None:
     """A line per method, then why a method failed, then where the page is."""
     numbers = ("torch", "ORT", "differ", "largest diff", "checks", "s")
     forms = [form.name for form in rows[0].forms]
@@ -62,11 +62,11 @@ def report(rows: Sequence[Any], page: Path) -> None:
     for failure in [failure for row in rows for failure in row.failures]:
         _show.out(Text.assemble(("FAIL", "bold red"), " ", failure))
     passed = sum(row.passed for row in rows)
-    digits = f"{rows[0].images} handwritten digits that no training saw"
+    proven = f"{passed} of {len(rows)} methods: proven with dynamic N, H, W"
     _show.out(
         Text.assemble(
             _show.word("PASS" if passed == len(rows) else "FAIL"),
-            f"  {passed} of {len(rows)} methods: proven with dynamic N, H, W and the same class as torch on {digits}",
+            f"  {proven} and the same class as torch on {guest.tested(rows)}",
         )
     )
     _show.out(f"page: {page}")
