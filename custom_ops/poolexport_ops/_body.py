@@ -80,10 +80,12 @@ class Body:
         graph = ir.Graph([turn, going], outputs, nodes=inner.nodes, name=f"{inner.prefix}body")
         return self.Loop(count, self.constant(np.array(True)), body=graph)
 
-    def when(self, condition: ir.Value, write: Callable[[Body], ir.Value], otherwise: ir.Value) -> ir.Value:
-        """What ``write(body)`` answers where the condition, a scalar, is true, else ``otherwise``; only one is run."""
+    def when(
+        self, condition: ir.Value, write: Callable[[Body], ir.Value], otherwise: Callable[[Body], ir.Value]
+    ) -> ir.Value:
+        """What ``write(body)`` answers where the condition, a scalar, is true, else ``otherwise(body)``; one is run."""
         branches = {}
-        for name, content in {"then_branch": write, "else_branch": lambda op: op.Identity(otherwise)}.items():
+        for name, content in {"then_branch": write, "else_branch": otherwise}.items():
             inner = self._inner(name)
             answer = content(inner)
             branches[name] = ir.Graph([], [answer], nodes=inner.nodes, name=f"{inner.prefix}body")

@@ -173,9 +173,7 @@ class Boxes:
         """Number of channels of the maps, as a vector of one int64."""
         return self.op.Shape(self.x, start=1, end=2)
 
-    def each(
-        self, write: Callable[[Body, ir.Value], ir.Value], size: Sequence[int], channels: ir.Value
-    ) -> ir.Value:
+    def each(self, write: Callable[[Body, ir.Value], ir.Value], size: Sequence[int], channels: ir.Value) -> ir.Value:
         """What ``write(body, number)`` answers for every box, the channels last, as (R, channels, *size)."""
         op = self.op
         boxes = op.Shape(self.rois, start=0, end=1)

@@ -11,6 +11,7 @@ windows outside of the map, which stops a run.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,7 +40,7 @@ def windows(rule: str, n: int, cells: int) -> list[tuple[int, int]]:
     longest = -(-cells // n)
     if rule == "sppnet":
         edges = np.arange(n + 1, dtype=np.float32) / np.float32(n) * np.float32(cells)
-        return [(int(np.floor(a)), int(np.ceil(b))) for a, b in zip(edges[:-1], edges[1:])]
+        return [(int(np.floor(a)), int(np.ceil(b))) for a, b in itertools.pairwise(edges)]
     if rule == "caffe":
         pad = (n * longest - cells + 1) // 2
         if pad >= longest:

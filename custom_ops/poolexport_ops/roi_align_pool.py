@@ -61,9 +61,7 @@ def torch_form(
     return torch.cat(answers)
 
 
-def _taps(
-    box: Tensor, axis: int, bins: int, cells: int, scale: str, ratio: int, aligned: int
-) -> tuple[Tensor, Tensor]:
+def _taps(box: Tensor, axis: int, bins: int, cells: int, scale: str, ratio: int, aligned: int) -> tuple[Tensor, Tensor]:
     """Cells that the samples of every bin of a box lie between, and their weights in its mean: two of (bins, T)."""
     start, end = (ends_of_boxes(box, axis) * box.new_tensor(float(scale)) - 0.5 * aligned).unbind(1)
     length = end - start if aligned else (end - start).clamp(min=1)
@@ -105,11 +103,11 @@ def onnx_form(
         part = inner.Slice(maps, inner.Concat(*begins, axis=0), inner.Concat(*ends, axis=0), inner.ints(0, 1, 2))
         y = inner.cast(part, ir.DataType.DOUBLE)
         zero = inner.constant(np.array(0.0))
-        for axis, (cells, weights) in enumerate(taps):
-            shares = inner.Unsqueeze(weights, inner.ints(2, 3) if axis == 0 else inner.ints(2))
-            parts = inner.Mul(inner.Gather(y, cells, axis=1 + axis), shares)
+        for place, (cells, weights) in enumerate(taps):
+            shares = inner.Unsqueeze(weights, inner.ints(*range(2, 4 - place)))
+            parts = inner.Mul(inner.Gather(y, cells, axis=1 + place), shares)
             parts = inner.Where(inner.Equal(shares, zero), zero, parts)
-            y = inner.ReduceSum(parts, inner.ints(2 + axis), keepdims=0)
+            y = inner.ReduceSum(parts, inner.ints(2 + place), keepdims=0)
         return inner.cast(y, op.dtype)
 
     return boxes.each(write, output_size, boxes.channels())
@@ -141,9 +139,7 @@ class _Axis:
         ahead = op.Div(ahead, op.cast(count, dtype))
         position = op.Add(op.Unsqueeze(row_of(op, self.begins, number), op.ints(1)), ahead)
         end = op.cast(self.end, dtype)
-        inside = op.And(
-            op.GreaterOrEqual(position, value(-1.0)), op.LessOrEqual(position, op.Add(end, value(1.0)))
-        )
+        inside = op.And(op.GreaterOrEqual(position, value(-1.0)), op.LessOrEqual(position, op.Add(end, value(1.0))))
         position = op.Max(position, value(0.0))
         low = op.Min(op.Floor(position), end)
         share = op.Where(op.GreaterOrEqual(low, end), value(0.0), op.Sub(position, low))

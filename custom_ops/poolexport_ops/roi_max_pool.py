@@ -73,7 +73,8 @@ def onnx_form(op: Body, x: ir.Value, rois: ir.Value, *, output_size: Sequence[in
         found = inner.Greater(counts, inner.constant(np.array(0, np.int32)))
         return inner.Where(found, inner.number(float("nan")), best)
 
-    marked = op.when(some_nan, mark, best)
+    # A Cast, because the types of values outside are not known inside of a branch.
+    marked = op.when(some_nan, mark, lambda inner: inner.cast(best, inner.dtype))
     rows, columns = (op.Greater(span.counts(op), op.ints(0)) for span in spans)
     filled = op.And(op.Unsqueeze(rows, op.ints(1, 3)), op.Unsqueeze(columns, op.ints(1, 2)))
     return op.Where(filled, marked, op.number(0.0))

@@ -87,20 +87,18 @@ class SpatialPyramidPool2d(Layer):
     def _level(self, x: Tensor, n: int) -> Tensor:
         if self.bins == "adaptive":
             pool = adaptive_max_pool if self.mode == "max" else adaptive_average_pool
-            return pool(x, output_size=[n, n])  # type: ignore[no-any-return]
+            return pool(x, output_size=[n, n])
         if not torch.compiler.is_compiling():
             for axis in (2, 3):
                 windows(self.bins, n, x.shape[axis])
         reduce = "max" if self.mode == "max" else "average"
-        return pyramid_level_pool(x, bins=n, rule=self.bins, reduce=reduce)  # type: ignore[no-any-return]
+        return pyramid_level_pool(x, bins=n, rule=self.bins, reduce=reduce)
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}, mode={self.mode!r}, bins={self.bins!r}"
 
 
-def reference(
-    x: ArrayLike, levels: Sequence[int] = (4, 2, 1), mode: str = "max", bins: str = "adaptive"
-) -> Floats:
+def reference(x: ArrayLike, levels: Sequence[int] = (4, 2, 1), mode: str = "max", bins: str = "adaptive") -> Floats:
     """Spatial pyramid pooling, slowly, in float64: bin after bin, every cell asked whether it lies inside."""
     x = np.asarray(x, dtype=np.float64)
     y = []
@@ -184,8 +182,8 @@ METHOD = Method(
         Limit({"levels": (4,), "bins": "caffe"}, ValueError, "as long as a window", shape=(1, 3, 5, 8)),
     ),
     notes=(
-        "The paper's text trains with windows of ceil(a / n) cells every floor(a / n); on many sizes they leave out the "
-        "last cells, or do not make n bins. Its appendix, and its detection code, use overlapping bins.",
+        "The paper's text trains with windows of ceil(a / n) cells every floor(a / n); on many sizes they leave out "
+        "the last cells, or do not make n bins. Its appendix, and its detection code, use overlapping bins.",
         "The detection code works out i / n a in float32: on 25 cells in 5 bins the third takes one cell more. Its "
         "maximum begins at 0, and it skips NaN, which bins='sppnet' keeps.",
         "Caffe's bins are shifted wherever a length is no multiple of n; its pads count in averages.",
