@@ -189,7 +189,8 @@ METHOD = Method(
         "Samples are where torchvision puts them, in float32 for float32 boxes, so as many fall into a bin; weights "
         "and sums are in float64 here.",
         "torchvision multiplies by a weight of 0, so NaN and infinities reach samples beside them; here they do not. "
-        "Its CPU form may end the process on a reversed box that is aligned and has no given ratio; here that box is 0.",
+        "Its CPU form may end the process on a reversed box that is aligned and has no given "
+        "ratio; here that box is 0.",
         "torchvision's form for GPUs may keep a product and a sum unrounded between them; positions can differ by a "
         "rounding.",
         "A file refuses boxes on a map beyond the batch, but takes -1 for the last map; boxes that are not finite give "
