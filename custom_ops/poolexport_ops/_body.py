@@ -19,11 +19,13 @@ class Body:
     Args:
         opset: version of the standard operators to write.
         dtype: floating type in which the body computes.
+        prefix: begins the names of all values and nodes; inside a loop they must not be those outside of it.
     """
 
-    def __init__(self, opset: int, dtype: ir.DataType) -> None:
+    def __init__(self, opset: int, dtype: ir.DataType, prefix: str = "") -> None:
         self.opset = opset
         self.dtype = dtype
+        self.prefix = prefix
         self.nodes: list[ir.Node] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
@@ -38,10 +40,10 @@ class Body:
                 inputs,
                 [ir.convenience.convert_attribute(name, value) for name, value in attributes.items()],
                 num_outputs=outputs,
-                name=f"{op_type}_{len(self.nodes)}",
+                name=f"{self.prefix}{op_type}_{len(self.nodes)}",
             )
             for position, output in enumerate(node.outputs):
-                output.name = f"v{len(self.nodes)}_{position}"
+                output.name = f"{self.prefix}v{len(self.nodes)}_{position}"
             self.nodes.append(node)
             return node.outputs[0] if outputs == 1 else node.outputs
 
@@ -64,6 +66,34 @@ class Body:
 
     def cast(self, x: ir.Value, dtype: ir.DataType) -> ir.Value:
         return self.Cast(x, to=int(dtype))
+
+    def each(self, count: ir.Value, write: Callable[[Body, ir.Value], ir.Value]) -> ir.Value:
+        """What ``write(body, turn)`` answers for turn 0 ... count - 1, one after the other, along a new first axis.
+
+        Only one turn's values are in memory at a time. Without any turn the other axes have no known lengths.
+        """
+        inner = self._inner("turn")
+        turn = ir.Value(name=f"{inner.prefix}number", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
+        going = ir.Value(name=f"{inner.prefix}going", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
+        answer = write(inner, turn)
+        outputs = [inner.Identity(going), answer]
+        graph = ir.Graph([turn, going], outputs, nodes=inner.nodes, name=f"{inner.prefix}body")
+        return self.Loop(count, self.constant(np.array(True)), body=graph)
+
+    def when(
+        self, condition: ir.Value, write: Callable[[Body], ir.Value], otherwise: Callable[[Body], ir.Value]
+    ) -> ir.Value:
+        """What ``write(body)`` answers where the condition, a scalar, is true, else ``otherwise(body)``; one is run."""
+        branches = {}
+        for name, content in {"then_branch": write, "else_branch": otherwise}.items():
+            inner = self._inner(name)
+            answer = content(inner)
+            branches[name] = ir.Graph([], [answer], nodes=inner.nodes, name=f"{inner.prefix}body")
+        return self.If(condition, **branches)
+
+    def _inner(self, name: str) -> Body:
+        """The body of a graph inside of this one, which may use its values."""
+        return Body(self.opset, self.dtype, f"{self.prefix}{name}{len(self.nodes)}_")
 
     def pad(self, x: ir.Value, window: Window, value: float) -> ir.Value:
         """``x`` with the window's pads filled with ``value``."""

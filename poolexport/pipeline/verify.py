@@ -133,7 +133,7 @@ def verify(
             if progress is not None:
                 progress("verify", done, len(plan))
             try:
-                peers = [t.numpy() for t in tensors_of(run(original, inputs))]
+                inputs, peers = _accepted(original, inputs, example)
             except InputError as error:
                 skipped.append(str(error))
                 continue
@@ -183,6 +183,29 @@ def _compare(
     )
 
 
+def _accepted(
+    model: nn.Module, inputs: tuple[Tensor, ...], example: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], list[np.ndarray]]:
+    """The inputs and the model's answer; where it refuses drawn values, those after the first input are the example's.
+
+    A model may take no other values for boxes, say, or for lengths of sequences.
+    """
+    try:
+        return inputs, [t.numpy() for t in tensors_of(run(model, inputs))]
+    except InputError:
+        if len(inputs) == 1:
+            raise
+    inputs = (inputs[0], *(_repeated(x, drawn.shape) for x, drawn in zip(example[1:], inputs[1:])))
+    return inputs, [t.numpy() for t in tensors_of(run(model, inputs))]
+
+
+def _repeated(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """``x`` over and over again along every axis, or only its beginning, up to a shape."""
+    for axis, n in enumerate(shape):
+        x = x.index_select(axis, torch.arange(n) % max(1, x.shape[axis]))
+    return x
+
+
 def _bounds(factor: float, rtol: float | None, atol: float | None) -> str:
     """The rule that answers are judged by, in words.
 
@@ -214,9 +237,16 @@ def _shaken(precise: nn.Module, example: Sequence[Tensor], seed: int) -> nn.Modu
 
 
 def _rounded_anew(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
-    """Inputs in float64 with every value moved by one rounding unit, up or down."""
+    """Inputs in float64 with every value moved by one rounding unit, up or down.
+
+    Whole numbers after the first input stay: they may be exact, as the number of the map that a box is on.
+    """
     unit = _unit(inputs)
-    return tuple(x.double() * _shake(x, unit, seed + k) if x.is_floating_point() else x for k, x in enumerate(inputs))
+    moved = [x.double() * _shake(x, unit, seed + k) if x.is_floating_point() else x for k, x in enumerate(inputs)]
+    for k, x in enumerate(inputs):
+        if k and x.is_floating_point():
+            moved[k] = torch.where(x == x.round(), x.double(), moved[k])
+    return tuple(moved)
 
 
 def _shake(like: Tensor, unit: float, seed: int) -> Tensor:

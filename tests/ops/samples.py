@@ -115,13 +115,39 @@ def _largest_of_sequence(window: Window, x: Tensor) -> list[Call]:
     return [({"k": 3, "by_position": ordered}, (x.flatten(2),)) for ordered in (False, True)]
 
 
+def _as_maps(x: Tensor) -> Tensor:
+    """The input, folded into maps where it has another rank."""
+    return x.flatten(3) if x.dim() > 3 else x.unsqueeze(2)
+
+
 def _queried(window: Window, x: Tensor) -> list[Call]:
-    """On maps; an input of another rank is folded into one."""
-    maps = x.flatten(3) if x.dim() > 3 else x.unsqueeze(2)
+    maps = _as_maps(x)
     grid, offset = torch.tensor([3.0, 4.0]).double(), torch.tensor([0.25, 0.25]).double()
     return [
         ({"relative": 1, "reduce": "max"}, (maps, grid, offset)),
         ({"relative": 0, "reduce": "average"}, (maps, grid, 3 * offset)),
+    ]
+
+
+def _boxed(*options: dict[str, Any]) -> Callable[[Window, Tensor], list[Call]]:
+    """On two boxes whose bins are the same in every precision: one with halves, one reversed and outside in part."""
+
+    def calls(window: Window, x: Tensor) -> list[Call]:
+        rois = torch.tensor([[1.0, 1.0, -2.0, 15.0, 9.0], [0.0, 14.0, 5.0, 2.0, 60.0]])
+        return [({"spatial_scale": "0.5", **each}, (_as_maps(x), rois)) for each in options]
+
+    return calls
+
+
+def _pyramid_level(window: Window, x: Tensor) -> list[Call]:
+    maps = _as_maps(x)
+    few = min(maps.shape[2], 3)
+    return [
+        ({"bins": few, "rule": "window_stride", "reduce": "max"}, (maps,)),
+        ({"bins": few, "rule": "window_stride", "reduce": "average"}, (maps,)),
+        ({"bins": min(few, 2), "rule": "caffe", "reduce": "max"}, (maps,)),
+        ({"bins": min(few, 2), "rule": "caffe", "reduce": "average"}, (maps,)),
+        ({"bins": 5, "rule": "sppnet", "reduce": "max"}, (maps,)),
     ]
 
 
@@ -145,8 +171,18 @@ SAMPLES: dict[str, Callable[[Window, Tensor], list[Call]]] = {
         _windowed(weighting="dice"), _windowed(weighting="signed_dice"), _windowed(weighting="inverse_distance")
     ),
     "OrdinalPool": _windowed(_per_cell),
+    "PositionSensitiveRoiPool": _boxed(
+        {"output_size": [3, 1], "rule": "torchvision"}, {"output_size": [1, 3], "rule": "r-fcn"}
+    ),
     "PowerAveragePool": _windowed(p=3.0, signed=False),
+    "PyramidLevelPool": _pyramid_level,
     "QueryPool": _queried,
+    "RoiAlignPool": _boxed(
+        {"output_size": [2, 3], "sampling_ratio": 0, "aligned": 0},
+        {"output_size": [4, 1], "sampling_ratio": 2, "aligned": 1},
+        {"output_size": [1, 2], "sampling_ratio": 0, "aligned": 1},
+    ),
+    "RoiMaxPool": _boxed({"output_size": [2, 4]}, {"output_size": [7, 1]}),
     "SameAveragePool": _all(_same(count_include_pad=0), _same(count_include_pad=1)),
     "SameMaxPool": _same_dilated,
     "SoftmaxPool": _windowed(_itself),
