@@ -105,13 +105,22 @@ def _rotated(op: Body, p: ir.Value, q: ir.Value) -> tuple[ir.Value, ir.Value, ir
     return *turned, op.Greater(op.ReduceMax(cosines, keepdims=0), op.number(0.0))
 
 
-def leading_vectors(op: Body, x: ir.Value, k: int, bound: float) -> ir.Value:
-    """The k leading left singular vectors as rows (B, k, C); 0 where a value is not above ``bound`` times the largest."""
+def leading_vectors(op: Body, x: ir.Value, k: int, bound: float) -> tuple[ir.Value, ir.Value]:
+    """The k leading left singular vectors times their values as rows (B, k, C), and one over the values (B, k, 1).
+
+    The latter is 0 for a value that is not above ``bound`` times the largest.
+    """
     vectors, squares = scaled_left_vectors(op, x, k)
     leading, places = op.TopK(squares, op.ints(k), axis=1, outputs=2)
     wanted = op.Expand(places, op.Concat(op.ints(1, 1), op.Shape(vectors, start=2), axis=0))
-    vectors = op.GatherElements(vectors, wanted, axis=1)
     largest = op.Slice(leading, op.ints(0), op.ints(1), op.ints(1))
     kept = op.Greater(leading, op.Mul(largest, op.number(bound**2)))
-    lengths = op.Sqrt(op.Where(kept, leading, op.number(1.0)))
-    return op.Where(kept, op.Div(vectors, lengths), op.number(0.0))
+    inverse = op.Reciprocal(op.Sqrt(op.Where(kept, leading, op.number(1.0))))
+    return op.GatherElements(vectors, wanted, axis=1), op.Where(kept, inverse, op.number(0.0))
+
+
+def weighted_outer(op: Body, rows: ir.Value, weights: ir.Value) -> ir.Value:
+    """Sum of the rows' outer products with themselves, each times its weight: (B, C, C)."""
+    # Weights go onto the transposed rows: onnxruntime 1.20 fuses a bare Transpose into a float64 MatMul it cannot run.
+    columns = op.Mul(op.Transpose(rows, perm=[0, 2, 1]), op.Reshape(weights, op.ints(0, 1, -1)))
+    return op.MatMul(columns, rows)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from poolexport_ops._body import Body
-from poolexport_ops._jacobi import scaled_left_vectors
+from poolexport_ops._jacobi import scaled_left_vectors, weighted_outer
 from poolexport_ops._operator import Operator
 from poolexport_ops._scale import power_of_two, power_of_two_node
 from poolexport_ops._subspace import SafeNode, left_vectors, packed, packed_shape, safe
@@ -92,8 +92,7 @@ def onnx_form(op: Body, x: ir.Value, *, alpha: str, epsilon: str, precision: str
     guarded = wide.Add(eigenvalues, wide.Div(wide.number(float(epsilon)), scale))
     powers = wide.Pow(wide.Where(kept, guarded, wide.number(1.0)), wide.number(float(alpha)))
     shares = wide.Where(kept, wide.Div(powers, wide.Where(kept, squares, wide.number(1.0))), wide.number(0.0))
-    columns = wide.Identity(wide.Transpose(wide.Mul(vectors, shares), perm=[0, 2, 1]))
-    y = wide.Mul(wide.MatMul(columns, vectors), wide.Pow(scale, wide.number(float(alpha))))
+    y = wide.Mul(weighted_outer(wide, vectors, shares), wide.Pow(scale, wide.number(float(alpha))))
     return sample.answer(y, op.dtype, layout)
 
 

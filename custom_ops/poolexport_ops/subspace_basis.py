@@ -20,10 +20,13 @@ from poolexport_ops._jacobi import leading_vectors
 from poolexport_ops._operator import Operator
 from poolexport_ops._subspace import RANK_BOUND, SafeNode, inverse_gaps, left_vectors, safe
 
+#: Magnitudes above this share of the largest are as large, whatever rounding says.
 NEARLY = 1 - 1e-6
 
 
 class _Basis(torch.autograd.Function):
+    """Every gap between a kept direction and any other divides the gradient."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
         vectors, values = left_vectors(x)
@@ -64,7 +67,8 @@ def torch_form(x: Tensor, *, k: int) -> Tensor:
 def onnx_form(op: Body, x: ir.Value, *, k: int) -> ir.Value:
     sample = SafeNode.of(op, x)
     wide = sample.op
-    vectors = leading_vectors(wide, sample.x, k, RANK_BOUND)
+    rows, inverse = leading_vectors(wide, sample.x, k, RANK_BOUND)
+    vectors = wide.Mul(rows, inverse)
     sizes = wide.Abs(vectors)
     bound = wide.Mul(wide.ReduceMax(sizes, wide.ints(2), keepdims=1), wide.number(NEARLY))
     large = wide.cast(wide.GreaterOrEqual(sizes, bound), ir.DataType.DOUBLE)

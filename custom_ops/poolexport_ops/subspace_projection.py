@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from poolexport_ops._body import Body
-from poolexport_ops._jacobi import leading_vectors
+from poolexport_ops._jacobi import leading_vectors, weighted_outer
 from poolexport_ops._operator import Operator
 from poolexport_ops._subspace import RANK_BOUND, SafeNode, inverse_gaps, left_vectors, packed, packed_shape, safe
 
@@ -61,8 +61,8 @@ def torch_form(x: Tensor, *, k: int, layout: str) -> Tensor:
 
 def onnx_form(op: Body, x: ir.Value, *, k: int, layout: str) -> ir.Value:
     sample = SafeNode.of(op, x)
-    vectors = leading_vectors(sample.op, sample.x, k, RANK_BOUND)
-    y = sample.op.MatMul(sample.op.Identity(sample.op.Transpose(vectors, perm=[0, 2, 1])), vectors)
+    rows, inverse = leading_vectors(sample.op, sample.x, k, RANK_BOUND)
+    y = weighted_outer(sample.op, rows, sample.op.Mul(inverse, inverse))
     return sample.answer(y, op.dtype, layout)
 
 

@@ -70,7 +70,9 @@ class MPNCOVPool2d(Layer):
     def forward(self, x: Tensor) -> Tensor:
         require_rank(x, 2, type(self).__name__)
         if not torch.compiler.is_compiling() and 0 in x.shape[2:]:
-            raise ValueError(f"there is nothing to pool for {type(self).__name__} in an input of shape {tuple(x.shape)}")
+            raise ValueError(
+                f"there is nothing to pool for {type(self).__name__} in an input of shape {tuple(x.shape)}"
+            )
         cells = x.double().flatten(2)
         # From the first cell on, so that the differences of a constant map are exactly 0.
         cells = cells - cells[:, :, :1]
