@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from poolexport_ops._body import INT64_MAX, Body
-from poolexport_ops._loop import Step, loop
+from poolexport_ops._loop import State, Step, loop
 
 #: What Gram-Schmidt leaves of a row below this share of the longest, squared, is rounding.
 NOISE = 2.0**-80
@@ -45,7 +45,7 @@ def _lower_factor(op: Body, x: ir.Value, steps: ir.Value) -> ir.Value:
     """The columns of L as rows: (B, steps, C)."""
     floor = op.Mul(op.ReduceMax(op.ReduceSumSquare(x, op.ints(2), keepdims=1), op.ints(1)), op.number(NOISE))
 
-    def step(op: Body, state: list[ir.Value]) -> Step:
+    def step(op: Body, state: State) -> Step:
         (rest,) = state
         squares = op.ReduceSumSquare(rest, op.ints(2), keepdims=1)
         longest = op.ReduceMax(squares, op.ints(1), keepdims=1)
@@ -69,7 +69,7 @@ def _orthogonal(op: Body, rows: ir.Value, half: ir.Value) -> ir.Value:
     first, second = op.Slice(rows, op.ints(0), half, axis), op.Slice(rows, half, everything, axis)
     rounds = op.Squeeze(op.Sub(op.Mul(half, op.ints(2)), op.ints(1)))
 
-    def step(op: Body, state: list[ir.Value]) -> Step:
+    def step(op: Body, state: State) -> Step:
         p, q, calm = state
         p, q, moved = _rotated(op, p, q)
         calm = op.Where(moved, op.constant(np.array(0)), op.Add(calm, op.constant(np.array(1))))

@@ -30,7 +30,7 @@ CLOSE = 1e-5
 
 
 class _Power(torch.autograd.Function):
-    """Divided differences of the power, and its derivative on the diagonal and for eigenvalues that are nearly equal."""
+    """Divided differences of the power; its derivative on the diagonal and for eigenvalues that are nearly equal."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: float, epsilon: Tensor, spacing: float) -> Tensor:

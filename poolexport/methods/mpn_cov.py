@@ -147,8 +147,8 @@ METHOD = Method(
     notes=(
         "The vector goes through the upper triangle by columns, as the authors' layer does; their later iSQRT-COV goes "
         "by rows.",
-        "The authors' backward pass drops the terms of equal eigenvalues, which divide by 0 there; here they have their "
-        "limits.",
+        "The authors' backward pass drops the terms of equal eigenvalues, which divide by 0 there; here they have "
+        "their limits.",
         "The exported form finds eigenvalues by rotations in a Loop, in float64.",
     ),
 )
