@@ -85,9 +85,9 @@ def _packed(op: Body, y: ir.Value, layout: str) -> ir.Value:
     return op.Gather(flat, places, axis=1)
 
 
-def left_vectors(x: Tensor) -> tuple[Tensor, Tensor]:
-    """All C left singular vectors of (N, C, L) as columns, and their C values."""
-    missing = max(0, x.shape[1] - x.shape[2])
+def left_vectors(x: Tensor, *, complete: bool) -> tuple[Tensor, Tensor]:
+    """The left singular vectors of (N, C, L) as columns, and their values: min(C, L), or all C where ``complete``."""
+    missing = max(0, x.shape[1] - x.shape[2]) if complete else 0
     vectors, values, _ = torch.linalg.svd(F.pad(x, (0, missing)), full_matrices=False)
     return vectors, values
 

@@ -34,7 +34,7 @@ class _Power(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: float, epsilon: Tensor, spacing: float) -> Tensor:
-        vectors, values = left_vectors(x)
+        vectors, values = left_vectors(x, complete=ctx.needs_input_grad[0])
         eigenvalues = values.square() / x.shape[2]
         kept = eigenvalues > spacing * power_of_two(eigenvalues[:, :1])
         powers = torch.where(kept, (eigenvalues + epsilon).pow(alpha), 0.0)

@@ -29,7 +29,7 @@ class _Basis(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
-        vectors, values = left_vectors(x)
+        vectors, values = left_vectors(x, complete=True)
         sizes = vectors.abs()
         place = (sizes >= NEARLY * sizes.amax(1, keepdim=True)).int().argmax(1, keepdim=True)
         signs = torch.where(vectors.gather(1, place) < 0, -1.0, 1.0).to(x.dtype)

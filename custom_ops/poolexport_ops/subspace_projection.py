@@ -27,7 +27,7 @@ class _Projection(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
-        vectors, values = left_vectors(x)
+        vectors, values = left_vectors(x, complete=ctx.needs_input_grad[0])
         kept = values > RANK_BOUND * values[:, :1]
         kept[:, k:] = False
         ctx.save_for_backward(x, vectors, values, kept)
