@@ -53,7 +53,7 @@ class GrassmannPool2d(Layer):
                  [0.4800, 0.6400]]])
 
     Source:
-        Wei, Zhang, Gong, Zheng, ECCV 2018, section 3; no code of the authors is public.
+        Wei, Zhang, Gong, Zhang, Zheng, ECCV 2018; no code of the authors was found.
     """
 
     rank: ClassVar[int] = 2
@@ -106,7 +106,7 @@ class GrassmannScore2d(Layer):
         tensor([[0.3600, 0.6400]], grad_fn=<RoundBackward1>)
 
     Source:
-        Wei, Zhang, Gong, Zheng, ECCV 2018, section 3.
+        Wei, Zhang, Gong, Zhang, Zheng, ECCV 2018.
     """
 
     rank: ClassVar[int] = 2
@@ -223,7 +223,7 @@ METHOD = Method(
     summary="The subspace that the leading left singular vectors of a map span, as a projection.",
     paper=Paper(
         "Grassmann Pooling as Compact Homogeneous Bilinear Pooling for Fine-Grained Visual Classification",
-        "Wei, Zhang, Gong, Zheng",
+        "Wei, Zhang, Gong, Zhang, Zheng",
         2018,
         "doi:10.1007/978-3-030-01219-9_22",
     ),

@@ -52,7 +52,7 @@ class MPNCOVPool2d(Layer):
         tensor([[2.1213, 0.0000, 3.5355]])
 
     Source:
-        Li, Xie, Wang, Zuo, ICCV 2017, section 3; the authors' MatConvNet layer with ``regu_method = 'power'``.
+        Li, Xie, Wang, Zuo, ICCV 2017; the authors' MatConvNet layer with ``regu_method = 'power'``.
     """
 
     rank: ClassVar[int] = 2
@@ -120,7 +120,7 @@ METHOD = Method(
         "Is Second-Order Information Helpful for Large-Scale Visual Recognition?",
         "Li, Xie, Wang, Zuo",
         2017,
-        "doi:10.1109/ICCV.2017.228",
+        "arXiv:1703.08050",
     ),
     reference=reference,
     training="matrix power of the covariance",
