@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 PerAxis = int | tuple[int, ...]
+#: More than any matrix needs; three or four usually do.
+JACOBI_SWEEPS = 10
 # The index is ints; typed as Any because a type checker rejects (..., *index) on an array otherwise.
 Window = tuple[tuple[Any, ...], Floats, int, NDArray[np.int64]]
 
@@ -177,3 +179,27 @@ def _sum_over(row: list[float], divisor: float) -> float:
         return math.fsum(row) / divisor
     except OverflowError:  # a partial sum left the range; the quotient may still be inside
         return math.fsum(value * 2.0**-64 for value in row) / divisor * 2.0**64
+
+
+def symmetric_eigen(a: ArrayLike) -> tuple[NDArray[np.longdouble], NDArray[np.longdouble]]:
+    """Return the eigenvalues of a symmetric matrix in falling order, and its eigenvectors as columns.
+
+    Cyclic Jacobi rotations in numpy's longest float: where that has more digits than float64, so has the answer.
+
+    Example:
+        >>> values, vectors = symmetric_eigen([[2.0, 1.0], [1.0, 2.0]])
+        >>> values.astype(float).round(12).tolist(), np.abs(vectors[:, 0]).astype(float).round(4).tolist()
+        ([3.0, 1.0], [0.7071, 0.7071])
+    """
+    a = np.array(a, dtype=np.longdouble)
+    n = len(a)
+    vectors = np.eye(n, dtype=np.longdouble)
+    for _, p, q in itertools.product(range(JACOBI_SWEEPS), range(n), range(n)):
+        if p < q and a[p, q] != 0:
+            angle = np.arctan2(2 * a[p, q], a[q, q] - a[p, p]) / 2
+            rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+            a[:, [p, q]] = a[:, [p, q]] @ rotation
+            a[[p, q]] = rotation.T @ a[[p, q]]
+            vectors[:, [p, q]] = vectors[:, [p, q]] @ rotation
+    order = np.argsort(-a.diagonal(), kind="stable")
+    return a.diagonal()[order], vectors[:, order]

@@ -118,6 +118,24 @@ def _largest_of_sequence(window: Window, x: Tensor) -> list[Call]:
 def _as_maps(x: Tensor) -> Tensor:
     """The input, folded into maps where it has another rank."""
     return x.flatten(3) if x.dim() > 3 else x.unsqueeze(2)
+def _subspaces(window: Window, x: Tensor) -> list[Call]:
+    maps = x.flatten(2)
+    return [({"k": k, "layout": layout}, (maps,)) for k, layout in ((1, "matrix"), (3, "rows"), (1, "columns"))]
+
+
+def _bases(window: Window, x: Tensor) -> list[Call]:
+    return [({"k": 1}, (x.flatten(2),))]
+
+
+def _second_moments(window: Window, x: Tensor) -> list[Call]:
+    maps = x.flatten(2)
+    rules = (
+        ("0.5", "0.0", "float32", "columns"),
+        ("1.0", "0.1", "float64", "matrix"),
+        ("0.3", "1e-12", "float32", "rows"),
+    )
+    names = ("alpha", "epsilon", "precision", "layout")
+    return [(dict(zip(names, rule)), (maps,)) for rule in rules]
 
 
 def _queried(window: Window, x: Tensor) -> list[Call]:
@@ -185,8 +203,11 @@ SAMPLES: dict[str, Callable[[Window, Tensor], list[Call]]] = {
     "RoiMaxPool": _boxed({"output_size": [2, 4]}, {"output_size": [7, 1]}),
     "SameAveragePool": _all(_same(count_include_pad=0), _same(count_include_pad=1)),
     "SameMaxPool": _same_dilated,
+    "SecondMomentPower": _second_moments,
     "SoftmaxPool": _windowed(_itself),
     "SortedWeightedPool": _ranked,
+    "SubspaceBasis": _bases,
+    "SubspaceProjection": _subspaces,
     "WeightedAveragePool": _windowed(_positive),
     "WeightedSumPool": _windowed(_per_cell),
 }
