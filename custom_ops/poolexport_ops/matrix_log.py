@@ -1,0 +1,191 @@
+"""MatrixLog: the logarithm of S + a I, for symmetric positive semidefinite S and a small positive a.
+
+    a = max(epsilon, f tr S)               f = 2^-44 in float64, 2^-18 in float32
+    log(S + a I) = U diag(log(l)) U^T      with the eigenvalues l and eigenvectors U of S + a I
+
+Eigenvalues far below the trace are rounding errors of S; f keeps them from being taken for numbers, and keeps the
+condition number below 2^44. ONNX has no eigenvalues. Its form brings the spectrum into [1/16, 1] with square roots, and
+ends with a polynomial:
+
+    b = |S|_F + a,  A = (S + a I) / b,  so that the spectrum of A is in [m, 1] with m = a / b
+    while m < 1/16:  A = sqrt(A), m = sqrt(m)               j times
+    log(S + a I) = 2^j p(A) + log(b) I                      p = Chebyshev series of log on [1/16, 1], degree 64
+
+Every square root is a Newton iteration Y, Z = Y T, T Z with T = u (3 I - u^2 Z Y) / 2, whose scale u and number of steps
+follow from m alone, sample by sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from poolexport_ops._body import Body
+from poolexport_ops._loop import loop_while
+from poolexport_ops._operator import Operator
+from poolexport_ops._spd import eye_like, eye_node, trace, trace_node
+
+#: The share of the trace below which an eigenvalue is not told from 0.
+FLOOR = {torch.float64: 2.0**-44, torch.float32: 2.0**-18}
+#: Where the series begins.
+LOWEST = 1 / 16
+DEGREE, BLOCK = 64, 8
+#: Steps of all square roots together; a condition number of 2^44 needs fewer.
+MOST_STEPS = 100
+
+
+def torch_form(s: Tensor, epsilon: Tensor) -> Tensor:
+    """The logarithm of every regularised matrix; NaN all over where a matrix is not finite.
+
+    Its gradient is right and finite for repeated eigenvalues too.
+
+    Args:
+        s: (N, D, D), symmetric, no eigenvalue below 0.
+        epsilon: (1,), above 0, of the type of ``s``.
+
+    Returns:
+        (N, D, D).
+    """
+    a = torch.maximum(epsilon.reshape(1, 1, 1), FLOOR[s.dtype] * trace(s))
+    regular = s + a * eye_like(s)
+    usable = regular.isfinite().all(dim=2, keepdim=True).all(dim=1, keepdim=True)
+    log: Tensor = _Log.apply(torch.where(usable, regular, eye_like(s)), torch.where(usable, a, 1.0))
+    return torch.where(usable, log, math.nan)
+
+
+class _Log(torch.autograd.Function):
+    """The logarithm by eigenvalues, none of which is below ``lowest``.
+
+    Derivatives are divided differences of the logarithm, which have a limit where eigenvalues meet.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, lowest: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(s)
+        values = torch.maximum(values, lowest.reshape(-1, 1))
+        ctx.save_for_backward(values, vectors)
+        return (vectors * values.log().unsqueeze(1)) @ vectors.transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        values, vectors = ctx.saved_tensors
+        rows, columns = values.unsqueeze(2), values.unsqueeze(1)
+        # log(r / c) / (r - c) = 2 artanh(q) / (q (r + c)) with q = (r - c) / (r + c)
+        q = (rows - columns) / (rows + columns)
+        ratio = torch.where(q == 0, 1.0, torch.atanh(q) / torch.where(q == 0, 1.0, q))
+        inner = vectors.transpose(1, 2) @ gradients[0] @ vectors
+        found = vectors @ (inner * ratio * 2 / (rows + columns)) @ vectors.transpose(1, 2)
+        return (found + found.transpose(1, 2)) / 2, None
+
+
+def onnx_form(op: Body, s: ir.Value, epsilon: ir.Value) -> ir.Value:
+    floor = FLOOR[torch.float64 if op.dtype == ir.DataType.DOUBLE else torch.float32]
+    eye = eye_node(op, s)
+    t = trace_node(op, s, eye)
+    a = op.Max(op.Reshape(epsilon, op.ints(1, 1, 1)), op.Mul(t, op.number(floor)))
+    shares = op.Div(s, op.Where(op.Equal(t, op.number(0.0)), op.number(1.0), t))
+    norm = op.Sqrt(op.ReduceSum(op.Mul(shares, shares), op.ints(1, 2), keepdims=1))
+    b = op.Add(op.Mul(t, norm), a)
+    m = op.Div(a, b)
+    matrix = op.Div(op.Add(s, op.Mul(a, eye)), b)
+    z = op.Expand(eye, op.Shape(s))
+    doublings = op.Add(op.Sub(m, m), op.number(1.0))
+    start = (matrix, z, eye, m, op.Sqrt(m), doublings)
+    matrix, _, _, _, _, doublings = loop_while(op, _any_below(op, m), start, _root_step, MOST_STEPS)
+    return op.Add(op.Mul(doublings, _series_node(op, matrix, eye)), op.Mul(op.Log(b), eye))
+
+
+def _any_below(op: Body, m: ir.Value) -> ir.Value:
+    below = op.cast(op.Less(m, op.number(LOWEST)), ir.DataType.FLOAT)
+    # A sum, because nothing is the largest of an empty batch.
+    total = op.ReduceSum(below, op.ints(0, 1, 2), keepdims=0)
+    return op.Greater(total, op.constant(np.array(0.0, np.float32)))
+
+
+def _root_step(
+    op: Body, y: ir.Value, z: ir.Value, eye: ir.Value, m: ir.Value, low: ir.Value, doublings: ir.Value
+) -> tuple[ir.Value, Sequence[ir.Value]]:
+    """One Newton step of every sample that still needs one; a root that is found is the next matrix.
+
+    ``low`` bounds the eigenvalues of ``sqrt(z y)`` from below; they are never above 1.
+    """
+    one, half, three = op.number(1.0), op.number(0.5), op.number(3.0)
+    square = op.Div(three, op.Add(op.Add(op.Mul(low, low), low), one))
+    scale = op.Sqrt(square)
+    factor = op.Mul(
+        op.Mul(scale, half), op.Sub(op.Mul(three, eye), op.Mul(square, op.MatMul(z, y)))
+    )
+    closer = op.Mul(op.Mul(op.Mul(scale, low), half), op.Sub(three, op.Mul(square, op.Mul(low, low))))
+    found = op.Greater(closer, op.number(1 - 16 * float(np.finfo(op.dtype.numpy()).eps)))
+    active = op.Less(m, op.number(LOWEST))
+    ends = op.And(active, found)
+    m = op.Where(ends, op.Sqrt(m), m)
+    states = (
+        op.Where(active, op.MatMul(y, factor), y),
+        op.Where(ends, eye, op.MatMul(factor, z)),
+        op.Identity(eye),
+        m,
+        op.Where(ends, op.Sqrt(m), closer),
+        op.Where(ends, op.Add(doublings, doublings), doublings),
+    )
+    return _any_below(op, m), states
+
+
+def _series_node(op: Body, matrix: ir.Value, eye: ir.Value) -> ir.Value:
+    """The Chebyshev series of the logarithm, in blocks: 15 products of matrices for degree 64."""
+    minus_one, two = op.number(-1.0), op.number(2.0)
+    width = (1 - LOWEST) / 2
+    argument = op.Sub(op.Div(matrix, op.number(width)), op.Mul(op.number((1 + LOWEST) / (2 * width)), eye))
+    powers = [eye, argument]
+    for k in range(2, BLOCK + 1):
+        product = op.Mul(two, op.MatMul(powers[k // 2], powers[(k + 1) // 2]))
+        powers.append(op.Sub(product, powers[k % 2]))
+    step = powers[BLOCK]
+    later, last = None, None
+    for row in _blocks()[:0:-1]:
+        block = _block_node(op, row, powers)
+        if last is not None:
+            block = op.Add(block, op.Mul(two, op.MatMul(step, last)))
+        if later is not None:
+            block = op.Add(block, op.Mul(minus_one, later))
+        later, last = last, block
+    first = op.Add(_block_node(op, _blocks()[0], powers), op.MatMul(step, last))
+    return op.Sub(first, later)
+
+
+def _block_node(op: Body, row: np.ndarray, powers: Sequence[ir.Value]) -> ir.Value:
+    return op.Sum(*(op.Mul(op.number(float(c)), power) for c, power in zip(row, powers) if c))
+
+
+def _blocks() -> np.ndarray:
+    """Coefficients of T_j T_8q, row q and column j, that add up to the series.
+
+    T_(8q + j) = 2 T_j T_8q - T_(8q - j) takes the highest coefficients apart first.
+    """
+    a, b = math.sqrt(LOWEST), 1.0
+    ratio = (b - a) / (b + a)
+    series = np.zeros((DEGREE // BLOCK + 1) * BLOCK)
+    for k in range(1, DEGREE + 1):
+        series[k] = -2 * (-ratio) ** k / k
+    series[0] = math.log((a + b) ** 2 / 4)
+    blocks = np.zeros((DEGREE // BLOCK + 1, BLOCK))
+    for q in range(DEGREE // BLOCK, 0, -1):
+        blocks[q, 0] = series[q * BLOCK]
+        for j in range(1, BLOCK):
+            blocks[q, j] = 2 * series[q * BLOCK + j]
+            series[q * BLOCK - j] -= series[q * BLOCK + j]
+    blocks[0] = series[:BLOCK]
+    return blocks
+
+
+def output_shape(s: Tensor, epsilon: Tensor) -> Sequence[int]:
+    return tuple(s.shape)
+
+
+matrix_log = Operator("MatrixLog", torch_form, onnx_form, output_shape=output_shape)
