@@ -125,6 +125,35 @@ def _queried(window: Window, x: Tensor) -> list[Call]:
     ]
 
 
+def _moments(window: Window, x: Tensor) -> Tensor:
+    """Second moments of the channels of ``x``: symmetric matrices without a negative eigenvalue."""
+    channels = x.flatten(2)
+    return channels @ channels.transpose(1, 2)
+
+
+def _second_moments(window: Window, x: Tensor) -> list[Call]:
+    wanted = ((1, "count"), (1, "count_minus_one"), (0, "one"))
+    return [({"centered": centered, "divisor": divisor}, (x.flatten(2),)) for centered, divisor in wanted]
+
+
+def _triangles(window: Window, x: Tensor) -> list[Call]:
+    wanted = (("row", 0), ("column", 0), ("diagonal_first", 1))
+    return [({"order": order, "isometric": isometric}, (_moments(window, x),)) for order, isometric in wanted]
+
+
+def _roots(window: Window, x: Tensor) -> list[Call]:
+    wanted = ((1, "trace"), (5, "trace"), (7, "frobenius"))
+    return [({"iterations": count, "norm": norm}, (_moments(window, x),)) for count, norm in wanted]
+
+
+def _logarithm(window: Window, x: Tensor) -> list[Call]:
+    """With a trace of 1: the logarithm magnifies rounding as often as the trace holds ``epsilon``."""
+    moments = _moments(window, x)
+    trace = moments.diagonal(dim1=1, dim2=2).sum(1).reshape(-1, 1, 1)
+    shares = moments / trace.where(trace != 0, 1.0)
+    return [({}, (shares, x.new_tensor([epsilon]))) for epsilon in (0.02, 5.0)]
+
+
 SAMPLES: dict[str, Callable[[Window, Tensor], list[Call]]] = {
     "AdaptiveAveragePool": _adaptive,
     "AdaptiveMaxPool": _adaptive,
@@ -139,6 +168,8 @@ SAMPLES: dict[str, Callable[[Window, Tensor], list[Call]]] = {
     "GlobalMaxPool": _whole_planes,
     "KMaxPool": _largest_of_sequence,
     "LogMeanExpPool": _all(_windowed(_per_channel(5.0)), _windowed(_per_channel(0.5, 1.0, 10.0))),
+    "MatrixLog": _logarithm,
+    "MatrixSqrt": _roots,
     "MaxPool": _windowed(),
     "MaxPoolWithIndices": _windowed(),
     "MeanSimilarityPool": _all(
@@ -149,8 +180,10 @@ SAMPLES: dict[str, Callable[[Window, Tensor], list[Call]]] = {
     "QueryPool": _queried,
     "SameAveragePool": _all(_same(count_include_pad=0), _same(count_include_pad=1)),
     "SameMaxPool": _same_dilated,
+    "SecondMoment": _second_moments,
     "SoftmaxPool": _windowed(_itself),
     "SortedWeightedPool": _ranked,
+    "UpperTriangle": _triangles,
     "WeightedAveragePool": _windowed(_positive),
     "WeightedSumPool": _windowed(_per_cell),
 }
