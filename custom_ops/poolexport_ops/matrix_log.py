@@ -9,7 +9,7 @@ ends with a polynomial:
 
     b = |S|_F + a,  A = (S + a I) / b,  so that the spectrum of A is in [m, 1] with m = a / b
     while m < 1/16:  A = sqrt(A), m = sqrt(m)               j times
-    log(S + a I) = 2^j p(A) + log(b) I                      p = Chebyshev series of log on [1/16, 1], degree 64
+    log(S + a I) = 2^j (A - I) p(A) + log(b) I              p = Chebyshev series of log(x) / (x - 1) on [1/16, 1]
 
 Every square root is a Newton iteration Y, Z = Y T, T Z with T = u (3 I - u^2 Z Y) / 2, whose scale u and number of steps
 follow from m alone, sample by sample.
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ from poolexport_ops._spd import eye_like, eye_node, trace, trace_node
 FLOOR = {torch.float64: 2.0**-44, torch.float32: 2.0**-18}
 #: Where the series begins.
 LOWEST = 1 / 16
-DEGREE, BLOCK = 64, 8
+#: Terms of the series: so many blocks of so many.
+ROWS, BLOCK = 8, 8
 #: Steps of all square roots together; a condition number of 2^44 needs fewer.
 MOST_STEPS = 100
 
@@ -52,36 +54,38 @@ def torch_form(s: Tensor, epsilon: Tensor) -> Tensor:
     Returns:
         (N, D, D).
     """
+    eye = eye_like(s)
     a = torch.maximum(epsilon.reshape(1, 1, 1), FLOOR[s.dtype] * trace(s))
-    regular = s + a * eye_like(s)
-    usable = regular.isfinite().all(dim=2, keepdim=True).all(dim=1, keepdim=True)
-    log: Tensor = _Log.apply(torch.where(usable, regular, eye_like(s)), torch.where(usable, a, 1.0))
+    usable = (s + a * eye).isfinite().all(dim=2, keepdim=True).all(dim=1, keepdim=True)
+    # A scaled matrix and the logarithm of its scale: entries far below a keep their digits.
+    a = torch.where(usable, a, 1.0)
+    log: Tensor = _LogOfOnePlus.apply(torch.where(usable, s, eye) / a) + a.log() * eye
     return torch.where(usable, log, math.nan)
 
 
-class _Log(torch.autograd.Function):
-    """The logarithm by eigenvalues, none of which is below ``lowest``.
+class _LogOfOnePlus(torch.autograd.Function):
+    """log(I + S) by the eigenvalues of S; those below 0 are rounding errors.
 
     Derivatives are divided differences of the logarithm, which have a limit where eigenvalues meet.
     """
 
     @staticmethod
-    def forward(ctx: Any, s: Tensor, lowest: Tensor) -> Tensor:
+    def forward(ctx: Any, s: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(s)
-        values = torch.maximum(values, lowest.reshape(-1, 1))
+        values = values.clamp(min=0)
         ctx.save_for_backward(values, vectors)
-        return (vectors * values.log().unsqueeze(1)) @ vectors.transpose(1, 2)
+        return (vectors * values.log1p().unsqueeze(1)) @ vectors.transpose(1, 2)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         values, vectors = ctx.saved_tensors
         rows, columns = values.unsqueeze(2), values.unsqueeze(1)
-        # log(r / c) / (r - c) = 2 artanh(q) / (q (r + c)) with q = (r - c) / (r + c)
-        q = (rows - columns) / (rows + columns)
+        # log((1 + r) / (1 + c)) / (r - c) = 2 artanh(q) / (q (2 + r + c)) with q = (r - c) / (2 + r + c)
+        q = (rows - columns) / (2 + rows + columns)
         ratio = torch.where(q == 0, 1.0, torch.atanh(q) / torch.where(q == 0, 1.0, q))
         inner = vectors.transpose(1, 2) @ gradients[0] @ vectors
-        found = vectors @ (inner * ratio * 2 / (rows + columns)) @ vectors.transpose(1, 2)
-        return (found + found.transpose(1, 2)) / 2, None
+        found = vectors @ (inner * ratio * 2 / (2 + rows + columns)) @ vectors.transpose(1, 2)
+        return (found + found.transpose(1, 2)) / 2
 
 
 def onnx_form(op: Body, s: ir.Value, epsilon: ir.Value) -> ir.Value:
@@ -138,44 +142,38 @@ def _root_step(
 
 
 def _series_node(op: Body, matrix: ir.Value, eye: ir.Value) -> ir.Value:
-    """The Chebyshev series of the logarithm, in blocks: 15 products of matrices for degree 64."""
-    minus_one, two = op.number(-1.0), op.number(2.0)
-    width = (1 - LOWEST) / 2
-    argument = op.Sub(op.Div(matrix, op.number(width)), op.Mul(op.number((1 + LOWEST) / (2 * width)), eye))
-    powers = [eye, argument]
+    """The logarithm of matrices with a spectrum in [1/16, 1]: 16 products of matrices.
+
+    The factor A - I makes the logarithm of the identity exactly 0.
+    """
+    two = op.number(2.0)
+    less = op.Sub(matrix, eye)
+    powers = [eye, op.Add(eye, op.Mul(op.number(2 / (1 - LOWEST)), less))]
     for k in range(2, BLOCK + 1):
         product = op.Mul(two, op.MatMul(powers[k // 2], powers[(k + 1) // 2]))
         powers.append(op.Sub(product, powers[k % 2]))
-    step = powers[BLOCK]
-    later, last = None, None
-    for row in _blocks()[:0:-1]:
-        block = _block_node(op, row, powers)
-        if last is not None:
-            block = op.Add(block, op.Mul(two, op.MatMul(step, last)))
-        if later is not None:
-            block = op.Add(block, op.Mul(minus_one, later))
-        later, last = last, block
-    first = op.Add(_block_node(op, _blocks()[0], powers), op.MatMul(step, last))
-    return op.Sub(first, later)
+    *others, first = (
+        op.Sum(*(op.Mul(op.number(c), power) for c, power in zip(row, powers))) for row in reversed(_blocks().tolist())
+    )
+    later, last = others[0], op.Add(others[1], op.Mul(two, op.MatMul(powers[BLOCK], others[0])))
+    for block in others[2:]:
+        later, last = last, op.Sub(op.Add(block, op.Mul(two, op.MatMul(powers[BLOCK], last))), later)
+    return op.MatMul(less, op.Sub(op.Add(first, op.MatMul(powers[BLOCK], last)), later))
 
 
-def _block_node(op: Body, row: np.ndarray, powers: Sequence[ir.Value]) -> ir.Value:
-    return op.Sum(*(op.Mul(op.number(float(c)), power) for c, power in zip(row, powers) if c))
-
-
+@cache
 def _blocks() -> np.ndarray:
-    """Coefficients of T_j T_8q, row q and column j, that add up to the series.
+    """Coefficients of T_j T_8q, row q and column j, that add up to the series of log(x) / (x - 1).
 
     T_(8q + j) = 2 T_j T_8q - T_(8q - j) takes the highest coefficients apart first.
     """
-    a, b = math.sqrt(LOWEST), 1.0
-    ratio = (b - a) / (b + a)
-    series = np.zeros((DEGREE // BLOCK + 1) * BLOCK)
-    for k in range(1, DEGREE + 1):
-        series[k] = -2 * (-ratio) ** k / k
-    series[0] = math.log((a + b) ** 2 / 4)
-    blocks = np.zeros((DEGREE // BLOCK + 1, BLOCK))
-    for q in range(DEGREE // BLOCK, 0, -1):
+    middle, width = (1 + LOWEST) / 2, (1 - LOWEST) / 2
+    # At cosines no x is 1.
+    series = np.polynomial.chebyshev.chebinterpolate(
+        lambda t: np.log(middle + width * t) / (middle + width * t - 1), ROWS * BLOCK - 1
+    )
+    blocks = np.zeros((ROWS, BLOCK))
+    for q in range(ROWS - 1, 0, -1):
         blocks[q, 0] = series[q * BLOCK]
         for j in range(1, BLOCK):
             blocks[q, j] = 2 * series[q * BLOCK + j]

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import Layer, require_choice, require_positive
+from poolexport.methods._layers import Layer, require_choice, require_positive, widened
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import require_rank
 from poolexport_ops.global_max_pool import global_max_pool
@@ -29,7 +29,7 @@ from poolexport_ops.second_moment import second_moment
 from poolexport_ops.upper_triangle import upper_triangle
 
 VECTORS = ("official", "triu", "full")
-TYPES = {"float64": torch.float64, "float32": torch.float32}
+TYPES = ("float64", "float32")
 
 
 class SCCovPool2d(Layer):
@@ -46,9 +46,9 @@ class SCCovPool2d(Layer):
         vec: "official" is the diagonal, then the entries above it column by column, times sqrt(2); "triu" is the upper
             triangle row by row; "full" is the matrix.
         channel_group: first average groups of so many consecutive channels.
-        compute_dtype: "float64", or "float32" for runtimes without float64; then errors are near 1e-7 times the
-            covariance's largest eigenvalue over ``eps``, 2^-18 takes the place of 2^-44, and where the covariance is
-            out of range the answer is NaN.
+        compute_dtype: "float64", or "float32" for runtimes without float64, where float64 is left to float64 inputs.
+            Then errors are near 1e-7 times the covariance's largest eigenvalue over ``eps``, 2^-18 takes the place of
+            2^-44, and where the covariance is out of range the answer is NaN.
 
     Shape:
         (N, C, H, W) to (N, K (K + 1) / 2), or to (N, K, K) for "full", with K = C / channel_group.
@@ -82,7 +82,7 @@ class SCCovPool2d(Layer):
         super().__init__()
         require_positive("eps", eps)
         require_choice("vec", vec, VECTORS)
-        require_choice("compute_dtype", compute_dtype, tuple(TYPES))
+        require_choice("compute_dtype", compute_dtype, TYPES)
         if channel_group < 1:
             raise ValueError(f"channel_group must be a positive int, got {channel_group!r}")
         self.eps = eps
@@ -104,7 +104,7 @@ class SCCovPool2d(Layer):
                 raise ValueError(f"an unbiased covariance needs two locations, got an input of {tuple(x.shape)}")
             if x.shape[1] % self.channel_group:
                 raise ValueError(f"{x.shape[1]} channels are no whole number of groups of {self.channel_group}")
-        channels = self._channels(x.to(TYPES[self.compute_dtype]))
+        channels = self._channels(x.double() if self.compute_dtype == "float64" else widened(x))
         if self.l2norm:
             channels = _normalized(channels)
         divisor = "count_minus_one" if self.unbiased else "count"
@@ -161,25 +161,28 @@ def reference(
             channels = exact_sum(np.moveaxis(groups, 1, -1), channel_group)
             if l2norm:
                 channels = np.array([row / (math.hypot(*row) + 1e-12) for row in channels])
-            logs[n] = _log(channels, eps, unbiased, 2.0**-44 if compute_dtype == "float64" else 2.0**-18)
+            logs[n] = _log(channels, eps, unbiased)
     if vec == "full":
         return logs
     if vec == "triu":
-        return np.array([[log[i, j] for i in range(d) for j in range(i, d)] for log in logs]).reshape(len(x), -1)
+        return np.array([[log[i, j] for i in range(d) for j in range(i, d)] for log in logs]).reshape(
+            len(x), d * (d + 1) // 2
+        )
     above = [(i, j) for j in range(d) for i in range(j)]
     rows = [[*np.diag(log), *(math.sqrt(2) * log[place] for place in above)] for log in logs]
     return np.array(rows).reshape(len(x), d * (d + 1) // 2)
 
 
-def _log(channels: Floats, eps: float, unbiased: bool, floor: float) -> Floats:
+def _log(channels: Floats, eps: float, unbiased: bool) -> Floats:
     d, m = channels.shape
     first, second = np.triu_indices(m, 1)
     # Columns of zeros, so that there are as many singular values as channels.
     pairs = np.concatenate([channels[:, first] - channels[:, second], np.zeros((d, d))], axis=1)
     vectors, singular, _ = np.linalg.svd(pairs, full_matrices=False)
     values = (singular / math.sqrt(m * (m - 1) if unbiased else m * m)) ** 2
-    values = values + max(eps, floor * values.sum())
-    return sum((math.log(value) * np.outer(u, u) for value, u in zip(values, vectors.T)), np.zeros((d, d)))
+    a = max(eps, 2.0**-44 * values.sum())
+    # log(a + value) = log(a) + log(1 + value / a)
+    return sum((math.log1p(value / a) * np.outer(u, u) for value, u in zip(values, vectors.T)), math.log(a) * np.eye(d))
 
 
 METHOD = Method(
