@@ -148,7 +148,7 @@ METHOD = Method(
     limits=(
         Limit({"iterations": 0}, ValueError, "iterations must be a positive int"),
         Limit({"eps": 0.0}, ValueError, "eps must be a finite number above 0"),
-        Limit({}, ValueError, "there is nothing to pool", shape=(1, 3, 0, 4), file="numbers"),
+        Limit({}, ValueError, "there is nothing to pool", shape=(1, 3, 0, 4)),
         Limit({}, ValueError, "expects an input of shape", shape=(3, 9, 9)),
     ),
     notes=(

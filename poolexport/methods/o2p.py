@@ -137,6 +137,8 @@ def _log(sample: Floats, divisor: int, eps: float) -> Floats:
     return sum((math.log1p(value / a) * np.outer(u, u) for value, u in zip(values, vectors.T)), math.log(a) * np.eye(d))
 
 
+WHY = "rounding of a matrix with eigenvalues of 1e8 and 1 is a share 1e-8 of the smaller, and of its logarithm"
+
 METHOD = Method(
     (O2PPool2d,),
     summary="The matrix logarithm of the mean outer product of all locations with themselves.",
@@ -151,9 +153,9 @@ METHOD = Method(
     inference="logarithm of the second moments",
     operators=(second_moment, matrix_log, upper_triangle),
     cases=(
-        Case("mean", {}),
-        Case("sum", {"reduction": "sum", "eps": 0.1}, shape=(1, 4, 5, 6)),
-        Case("power", {"power": 0.75, "eps": 0.1}, shape=(2, 2, 4, 5)),
+        Case("mean", {}, condition=1e7, why=WHY),
+        Case("sum", {"reduction": "sum", "eps": 0.1}, shape=(1, 4, 5, 6), condition=1e7, why=WHY),
+        Case("power", {"power": 0.75, "eps": 0.1}, shape=(2, 2, 4, 5), condition=1e7, why=WHY),
         Case("plain", {"log": False}),
         Case("plain-root", {"log": False, "power": 0.5, "reduction": "sum"}, shape=(2, 3, 4, 5)),
     ),
@@ -168,7 +170,7 @@ METHOD = Method(
         Limit({"eps": 0.0}, ValueError, "eps must be a finite number above 0"),
         Limit({"power": 0.0}, ValueError, "power must be a finite number above 0"),
         Limit({"compute_dtype": "float16"}, ValueError, "compute_dtype must be one of"),
-        Limit({}, ValueError, "there is nothing to pool", shape=(1, 3, 0, 4), file="numbers"),
+        Limit({}, ValueError, "there is nothing to pool", shape=(1, 3, 0, 4)),
         Limit({}, ValueError, "expects an input of shape", shape=(3, 9, 9)),
     ),
     notes=(

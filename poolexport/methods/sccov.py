@@ -185,6 +185,8 @@ def _log(channels: Floats, eps: float, unbiased: bool) -> Floats:
     return sum((math.log1p(value / a) * np.outer(u, u) for value, u in zip(values, vectors.T)), math.log(a) * np.eye(d))
 
 
+WHY = "rounding of a matrix with eigenvalues of 1e8 and 1 is a share 1e-8 of the smaller, and of its logarithm"
+
 METHOD = Method(
     (SCCovPool2d,),
     summary="The matrix logarithm of the channels' covariance.",
@@ -200,7 +202,7 @@ METHOD = Method(
     operators=(second_moment, matrix_log, upper_triangle, global_max_pool),
     cases=(
         Case("network", {}),
-        Case("survey", {"unbiased": False, "l2norm": False, "vec": "triu"}),
+        Case("survey", {"unbiased": False, "l2norm": False, "vec": "triu"}, condition=1e7, why=WHY),
         Case("matrix", {"eps": 0.1, "vec": "full"}, shape=(1, 2, 3, 4)),
         Case("few-locations", {"eps": 1e-2}, shape=(2, 6, 1, 3)),
         Case("groups", {"channel_group": 2}, shape=(2, 6, 5, 4)),
