@@ -11,8 +11,11 @@ ends with a polynomial:
     while m < 1/16:  A = sqrt(A), m = sqrt(m)               j times
     log(S + a I) = 2^j (A - I) p(A) + log(b) I              p = Chebyshev series of log(x) / (x - 1) on [1/16, 1]
 
-Every square root is a Newton iteration Y, Z = Y T, T Z with T = u (3 I - u^2 Z Y) / 2, whose scale u and number of steps
-follow from m alone, sample by sample.
+Every square root is a Newton iteration Y, Z = Y T, T Z with T = u (3 I - u^2 Z Y) / 2, whose scale u and number of
+steps follow from m alone, sample by sample: a sample does not depend on its batch.
+
+Errors in float64, measured against eigenvalues: near 1e-16 times the largest eigenvalue over a, which is 1e-13 for
+published covariance networks, and 1e-3 at worst, where f takes the place of epsilon.
 """
 
 from __future__ import annotations
@@ -122,9 +125,7 @@ def _root_step(
     one, half, three = op.number(1.0), op.number(0.5), op.number(3.0)
     square = op.Div(three, op.Add(op.Add(op.Mul(low, low), low), one))
     scale = op.Sqrt(square)
-    factor = op.Mul(
-        op.Mul(scale, half), op.Sub(op.Mul(three, eye), op.Mul(square, op.MatMul(z, y)))
-    )
+    factor = op.Mul(op.Mul(scale, half), op.Sub(op.Mul(three, eye), op.Mul(square, op.MatMul(z, y))))
     closer = op.Mul(op.Mul(op.Mul(scale, low), half), op.Sub(three, op.Mul(square, op.Mul(low, low))))
     found = op.Greater(closer, op.number(1 - 16 * float(np.finfo(op.dtype.numpy()).eps)))
     active = op.Less(m, op.number(LOWEST))
@@ -169,9 +170,10 @@ def _blocks() -> np.ndarray:
     """
     middle, width = (1 + LOWEST) / 2, (1 - LOWEST) / 2
     # At cosines no x is 1.
-    series = np.polynomial.chebyshev.chebinterpolate(
-        lambda t: np.log(middle + width * t) / (middle + width * t - 1), ROWS * BLOCK - 1
-    )
+    nodes = np.polynomial.chebyshev.chebpts1(ROWS * BLOCK)
+    x = middle + width * nodes
+    series = np.polynomial.chebyshev.chebvander(nodes, ROWS * BLOCK - 1).T @ (np.log(x) / (x - 1)) * 2 / len(nodes)
+    series[0] /= 2
     blocks = np.zeros((ROWS, BLOCK))
     for q in range(ROWS - 1, 0, -1):
         blocks[q, 0] = series[q * BLOCK]

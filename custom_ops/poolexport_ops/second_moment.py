@@ -2,7 +2,8 @@
 
     S = X X^T / m      X is (C, M), less the mean of every channel where centered; m is M, M - 1 or 1
 
-The mean is taken away twice, since the first time it is rounded: channels of equal numbers then have no variance at all.
+The mean is taken away twice, since the first time it is rounded: channels of equal numbers then have no variance at
+all.
 """
 
 from __future__ import annotations

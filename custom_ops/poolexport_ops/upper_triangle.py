@@ -4,8 +4,8 @@
     column            (0,0) (0,1) (1,1) (0,2) (1,2) (2,2) ...
     diagonal_first    (0,0) (1,1) (2,2) ...  then  (0,1) (0,2) (1,2) (0,3) ...
 
-With ``isometric`` entries above the diagonal are multiplied by sqrt(2): the scalar product of two vectors is that of the
-two symmetric matrices.
+With ``isometric`` entries above the diagonal are multiplied by sqrt(2): the scalar product of two vectors is that of
+the two symmetric matrices.
 """
 
 from __future__ import annotations

@@ -55,9 +55,7 @@ class ImprovedBilinearPool2d(Layer):
 
     rank: ClassVar[int] = 2
 
-    def __init__(
-        self, iterations: int = 10, signed_sqrt: bool = True, eps: float = 1e-5, l2norm: bool = True
-    ) -> None:
+    def __init__(self, iterations: int = 10, signed_sqrt: bool = True, eps: float = 1e-5, l2norm: bool = True) -> None:
         super().__init__()
         if iterations < 1:
             raise ValueError(f"iterations must be a positive int, got {iterations!r}")

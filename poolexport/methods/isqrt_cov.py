@@ -128,7 +128,8 @@ def _normalized(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     if norm.training:
         return cast(Tensor, norm(x.to(norm.weight.dtype).unsqueeze(3))).squeeze(3).to(x.dtype)
     mean, var, weight, bias = (
-        cast(Tensor, t).to(x.dtype).reshape(1, -1, 1) for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        cast(Tensor, t).to(x.dtype).reshape(1, -1, 1)
+        for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
     )
     return (x - mean) * (weight / torch.sqrt(var + var.new_tensor(norm.eps))) + bias
 
@@ -169,8 +170,7 @@ def reference(
 
 def _reduce(x: Floats, state: dict[str, Floats]) -> Floats:
     weight, gain, bias, mean, var = (
-        state[f"conv_dr_block.{name}"]
-        for name in ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var")
+        state[f"conv_dr_block.{name}"] for name in ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var")
     )
     y = np.empty((len(x), len(weight), *x.shape[2:]))
     for k in range(len(weight)):
@@ -230,6 +230,8 @@ METHOD = Method(
             {"input_dim": 4, "dimension_reduction": 3},
             shape=(2, 4, 5, 6),
             state=_trained(4, 3),
+            condition=1e4,
+            why="the covariance is that of features near 0.5 which differ by 1e-5",
         ),
     ),
     space={

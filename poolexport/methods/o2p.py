@@ -4,7 +4,8 @@
     F = log(G + eps I)
     y = upper triangle of F, row by row; with a power h: sign(y) |y|^h
 
-Where eps is below 2^-44 of the trace of G, that share takes its place: float64 does not tell smaller eigenvalues from 0.
+Where eps is below 2^-44 of the trace of G, that share takes its place: float64 does not tell smaller eigenvalues from
+0.
 Training and inference are the same; there is nothing to learn.
 """
 
@@ -161,7 +162,7 @@ METHOD = Method(
     ),
     space={
         "reduction": ("mean", "sum"),
-        "eps": (1e-3, 0.1, 1.0),
+        "eps": (1e-3, 0.1, 2.0),
         "log": (True, True, False),
         "power": (None, 1.0, 2.0),
     },
