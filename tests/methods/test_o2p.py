@@ -16,10 +16,11 @@ from poolexport.nn import O2PPool2d
 
 def logarithm(x: np.ndarray, divisor: int, eps: float) -> np.ndarray:
     """The upper triangles of log(G + eps I), by LAPACK."""
-    rows = x.astype(np.float64).reshape(*x.shape[:2], -1)
-    values, vectors = np.linalg.eigh(rows @ rows.transpose(0, 2, 1) / divisor + eps * np.eye(x.shape[1]))
+    x = x.astype(np.float64).reshape(*x.shape[:2], -1)
+    values, vectors = np.linalg.eigh(x @ x.transpose(0, 2, 1) / divisor + eps * np.eye(x.shape[1]))
     f = (vectors * np.log(values)[:, None]) @ vectors.transpose(0, 2, 1)
-    return f[:, *np.triu_indices(x.shape[1])]
+    rows, columns = np.triu_indices(x.shape[1])
+    return f[:, rows, columns]
 
 
 @cache
