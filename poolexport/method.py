@@ -37,7 +37,8 @@ class Case:
         singular_at_zero: whether the formula itself has no finite gradient where a cell is 0.
         state: buffers or parameters to set after construction, as a trained layer would hold them.
         layer: one of the method's variants, in place of the layer for the rank of ``shape``.
-        slack: how many times wider than the tolerance table's the bounds on the error against the reference are ...
+        slack: how many times wider than the tolerance table's the bounds on the error against the reference are, or
+        condition: how many times the formula magnifies rounding in float64, in which the layer computes it ...
         why: ... and the reason for it.
     """
 
@@ -48,10 +49,11 @@ class Case:
     layer: type[nn.Module] | None = None
     singular_at_zero: bool = False
     slack: float = 1.0
+    condition: float = 0.0
     why: str = ""
 
     def __post_init__(self) -> None:
-        if self.slack != 1.0 and not self.why:
+        if (self.slack != 1.0 or self.condition) and not self.why:
             raise ValueError(f"case {self.name!r} widens a tolerance without saying why")
 
     @property

@@ -67,33 +67,15 @@ class Body:
     def cast(self, x: ir.Value, dtype: ir.DataType) -> ir.Value:
         return self.Cast(x, to=int(dtype))
 
-    def each(self, count: ir.Value, write: Callable[[Body, ir.Value], ir.Value]) -> ir.Value:
-        """What ``write(body, turn)`` answers for turn 0 ... count - 1, one after the other, along a new first axis.
-
-        Only one turn's values are in memory at a time. Without any turn the other axes have no known lengths.
-        """
-        inner = self._inner("turn")
-        turn = ir.Value(name=f"{inner.prefix}number", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
-        going = ir.Value(name=f"{inner.prefix}going", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
-        answer = write(inner, turn)
-        outputs = [inner.Identity(going), answer]
-        graph = ir.Graph([turn, going], outputs, nodes=inner.nodes, name=f"{inner.prefix}body")
-        return self.Loop(count, self.constant(np.array(True)), body=graph)
-
-    def when(
-        self, condition: ir.Value, write: Callable[[Body], ir.Value], otherwise: Callable[[Body], ir.Value]
-    ) -> ir.Value:
-        """What ``write(body)`` answers where the condition, a scalar, is true, else ``otherwise(body)``; one is run."""
-        branches = {}
-        for name, content in {"then_branch": write, "else_branch": otherwise}.items():
-            inner = self._inner(name)
-            answer = content(inner)
-            branches[name] = ir.Graph([], [answer], nodes=inner.nodes, name=f"{inner.prefix}body")
-        return self.If(condition, **branches)
-
-    def _inner(self, name: str) -> Body:
+    def inside(self, name: str) -> Body:
         """The body of a graph inside of this one, which may use its values."""
         return Body(self.opset, self.dtype, f"{self.prefix}{name}{len(self.nodes)}_")
+
+    def wide(self) -> Body:
+        """The same body, for nodes that compute in float64."""
+        wide = Body(self.opset, ir.DataType.DOUBLE, self.prefix)
+        wide.nodes = self.nodes
+        return wide
 
     def pad(self, x: ir.Value, window: Window, value: float) -> ir.Value:
         """``x`` with the window's pads filled with ``value``."""

@@ -47,7 +47,7 @@ def _lower_factor(op: Body, x: ir.Value, steps: ir.Value) -> ir.Value:
     """The columns of L as rows: (B, steps, C)."""
     floor = op.Mul(op.ReduceMax(op.ReduceSumSquare(x, op.ints(2), keepdims=1), op.ints(1)), op.number(NOISE))
 
-    def step(op: Body, state: State) -> Step:
+    def step(op: Body, _: ir.Value, state: State) -> Step:
         (rest,) = state
         squares = op.ReduceSumSquare(rest, op.ints(2), keepdims=1)
         longest = op.ReduceMax(squares, op.ints(1), keepdims=1)
@@ -71,7 +71,7 @@ def _orthogonal(op: Body, rows: ir.Value, half: ir.Value) -> ir.Value:
     first, second = op.Slice(rows, op.ints(0), half, axis), op.Slice(rows, half, everything, axis)
     rounds = op.Squeeze(op.Sub(op.Mul(half, op.ints(2)), op.ints(1)))
 
-    def step(op: Body, state: State) -> Step:
+    def step(op: Body, _: ir.Value, state: State) -> Step:
         p, q, calm = state
         p, q, moved = _rotated(op, p, q)
         calm = op.Where(moved, op.constant(np.array(0)), op.Add(calm, op.constant(np.array(1))))

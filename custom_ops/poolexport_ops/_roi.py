@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from poolexport_ops._body import Body
+from poolexport_ops._loop import each
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class Boxes:
         """What ``write(body, number)`` answers for every box, the channels last, as (R, channels, *size)."""
         op = self.op
         boxes = op.Shape(self.rois, start=0, end=1)
-        answers = op.each(op.Squeeze(boxes), write)
+        answers = each(op, op.Squeeze(boxes), write)
         shape = op.Concat(boxes, op.ints(*size), channels, axis=0)
         return op.Transpose(op.Reshape(answers, shape, allowzero=1), perm=[0, 3, 1, 2])
 

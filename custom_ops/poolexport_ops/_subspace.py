@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from poolexport_ops._body import Body
-from poolexport_ops._loop import as_double
 from poolexport_ops._scale import power_of_two, power_of_two_node
 
 #: A direction whose singular value is not above this share of the largest is no part of a subspace.
@@ -41,7 +40,7 @@ class SafeNode:
 
     @classmethod
     def of(cls, body: Body, x: ir.Value) -> SafeNode:
-        op = as_double(body)
+        op = body.wide()
         batch = op.Shape(x, start=0, end=1)
         wide = op.cast(x, ir.DataType.DOUBLE)
         missing = op.Sub(op.ints(1), op.Min(batch, op.ints(1)))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from poolexport_ops._body import Body
+from poolexport_ops._loop import when
 from poolexport_ops._operator import Operator
 from poolexport_ops._roi import MAX, Bins, Boxes, bins_of_boxes, roi_output_shape, row_of, taps_of_bins, taps_of_run
 
@@ -74,7 +75,7 @@ def onnx_form(op: Body, x: ir.Value, rois: ir.Value, *, output_size: Sequence[in
         return inner.Where(found, inner.number(float("nan")), best)
 
     # A Cast, because the types of values outside are not known inside of a branch.
-    marked = op.when(some_nan, mark, lambda inner: inner.cast(best, inner.dtype))
+    marked = when(op, some_nan, mark, lambda inner: inner.cast(best, inner.dtype))
     rows, columns = (op.Greater(span.counts(op), op.ints(0)) for span in spans)
     filled = op.And(op.Unsqueeze(rows, op.ints(1, 3)), op.Unsqueeze(columns, op.ints(1, 2)))
     return op.Where(filled, marked, op.number(0.0))

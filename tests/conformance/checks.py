@@ -267,7 +267,8 @@ def _close(specimen: Specimen, x: np.ndarray, answer: Callable[[np.ndarray], Arr
     """The answer is the reference's, element by element, with the same NaN and infinities."""
     results, truths = answer(x), specimen.truth(x)
     assert len(results) == len(truths)
-    rtol, atol = REFERENCE_RTOL[specimen.dtype], REFERENCE_ATOL[specimen.dtype]
+    rtol, atol = (bound[specimen.dtype] * specimen.case.slack for bound in (REFERENCE_RTOL, REFERENCE_ATOL))
+    atol += specimen.case.condition * np.finfo(np.float64).eps
     for result, truth in zip(results, truths):
         assert result.shape == truth.shape, f"{what}: shape {result.shape} instead of {truth.shape}"
         if np.issubdtype(result.dtype, np.integer):
@@ -280,8 +281,8 @@ def _close(specimen: Specimen, x: np.ndarray, answer: Callable[[np.ndarray], Arr
         np.testing.assert_allclose(
             result.astype(np.float64),
             expected.astype(np.float64),
-            rtol=rtol * specimen.case.slack,
-            atol=max(atol * specimen.case.slack * scale, 4 * np.finfo(result.dtype).smallest_subnormal),
+            rtol=rtol,
+            atol=max(atol * scale, 4 * np.finfo(result.dtype).smallest_subnormal),
             equal_nan=True,
             err_msg=f"{specimen.dtype}, {what}",
         )

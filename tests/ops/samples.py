@@ -118,6 +118,8 @@ def _largest_of_sequence(window: Window, x: Tensor) -> list[Call]:
 def _as_maps(x: Tensor) -> Tensor:
     """The input, folded into maps where it has another rank."""
     return x.flatten(3) if x.dim() > 3 else x.unsqueeze(2)
+
+
 def _subspaces(window: Window, x: Tensor) -> list[Call]:
     maps = x.flatten(2)
     return [({"k": k, "layout": layout}, (maps,)) for k, layout in ((1, "matrix"), (3, "rows"), (1, "columns"))]
@@ -127,7 +129,7 @@ def _bases(window: Window, x: Tensor) -> list[Call]:
     return [({"k": 1}, (x.flatten(2),))]
 
 
-def _second_moments(window: Window, x: Tensor) -> list[Call]:
+def _moment_powers(window: Window, x: Tensor) -> list[Call]:
     maps = x.flatten(2)
     rules = (
         ("0.5", "0.0", "float32", "columns"),
@@ -169,6 +171,35 @@ def _pyramid_level(window: Window, x: Tensor) -> list[Call]:
     ]
 
 
+def _moments(window: Window, x: Tensor) -> Tensor:
+    """Second moments of the channels of ``x``: symmetric matrices without a negative eigenvalue."""
+    channels = x.flatten(2)
+    return channels @ channels.transpose(1, 2)
+
+
+def _second_moments(window: Window, x: Tensor) -> list[Call]:
+    wanted = ((1, "count"), (1, "count_minus_one"), (0, "one"))
+    return [({"centered": centered, "divisor": divisor}, (x.flatten(2),)) for centered, divisor in wanted]
+
+
+def _triangles(window: Window, x: Tensor) -> list[Call]:
+    wanted = (("row", 0), ("column", 0), ("diagonal_first", 1))
+    return [({"order": order, "isometric": isometric}, (_moments(window, x),)) for order, isometric in wanted]
+
+
+def _roots(window: Window, x: Tensor) -> list[Call]:
+    wanted = ((1, "trace"), (5, "trace"), (7, "frobenius"))
+    return [({"iterations": count, "norm": norm}, (_moments(window, x),)) for count, norm in wanted]
+
+
+def _logarithm(window: Window, x: Tensor) -> list[Call]:
+    """With a trace of 1: the logarithm magnifies rounding as often as the trace holds ``epsilon``."""
+    moments = _moments(window, x)
+    trace = moments.diagonal(dim1=1, dim2=2).sum(1).reshape(-1, 1, 1)
+    shares = moments / trace.where(trace != 0, 1.0)
+    return [({}, (shares, x.new_tensor([epsilon]))) for epsilon in (0.02, 5.0)]
+
+
 SAMPLES: dict[str, Callable[[Window, Tensor], list[Call]]] = {
     "AdaptiveAveragePool": _adaptive,
     "AdaptiveMaxPool": _adaptive,
@@ -183,6 +214,8 @@ SAMPLES: dict[str, Callable[[Window, Tensor], list[Call]]] = {
     "GlobalMaxPool": _whole_planes,
     "KMaxPool": _largest_of_sequence,
     "LogMeanExpPool": _all(_windowed(_per_channel(5.0)), _windowed(_per_channel(0.5, 1.0, 10.0))),
+    "MatrixLog": _logarithm,
+    "MatrixSqrt": _roots,
     "MaxPool": _windowed(),
     "MaxPoolWithIndices": _windowed(),
     "MeanSimilarityPool": _all(
@@ -203,11 +236,13 @@ SAMPLES: dict[str, Callable[[Window, Tensor], list[Call]]] = {
     "RoiMaxPool": _boxed({"output_size": [2, 4]}, {"output_size": [7, 1]}),
     "SameAveragePool": _all(_same(count_include_pad=0), _same(count_include_pad=1)),
     "SameMaxPool": _same_dilated,
-    "SecondMomentPower": _second_moments,
+    "SecondMoment": _second_moments,
+    "SecondMomentPower": _moment_powers,
     "SoftmaxPool": _windowed(_itself),
     "SortedWeightedPool": _ranked,
     "SubspaceBasis": _bases,
     "SubspaceProjection": _subspaces,
+    "UpperTriangle": _triangles,
     "WeightedAveragePool": _windowed(_positive),
     "WeightedSumPool": _windowed(_per_cell),
 }
