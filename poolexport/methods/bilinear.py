@@ -444,8 +444,8 @@ METHOD = Method(
         Limit({}, ValueError, "expects an input of shape", shape=(2, 3, 9)),
     ),
     notes=(
-        "A sum that cancels exactly is exactly 0 for float16 and float32 inputs whose products have the same order of "
-        "magnitude; for float64 inputs, whose products are rounded, it may leave 1e-16, and the root makes 1e-8 of it.",
+        "A sum that cancels may leave 1e-16 of its terms, in another order of adding up another rest, and the root "
+        "makes 1e-8 of it; sums of products of float16 numbers are exact.",
         "A file of two maps cannot refuse sizes that differ but have one product, which the layer refuses.",
     ),
 )

@@ -198,8 +198,8 @@ METHOD = Method(
     illustration=illustration,
     dynamic_channels=False,
     cases=(
-        Case("one-width", {"channels": 3, "joint_dim": 4}, state=_trained((3, 3, 3), 4)),
-        Case("three-widths", {"channels": (3, 2, 5), "joint_dim": 7}, state=_trained((3, 2, 5), 7)),
+        Case("one-width", {"channels": 3, "joint_dim": 4}, shape=(2, 3, 5, 6), state=_trained((3, 3, 3), 4)),
+        Case("three-widths", {"channels": (3, 2, 5), "joint_dim": 7}, shape=(2, 3, 4, 7), state=_trained((3, 2, 5), 7)),
         Case(
             "guard",
             {"channels": 2, "joint_dim": 3, "norm_eps": 1e-3, "gradient_guard": "beside", "gradient_eps": 1e-6},
