@@ -28,7 +28,7 @@ ACTIVATIONS = ("tanh", "identity")
 class _MLB(Layer):
     """The product, element by element, of the projections of two inputs: a bilinear form of low rank.
 
-    ``forward(x, y)``, where ``y`` is a vector, or for maps ``x`` may also be a map of the same size.
+    ``forward(x, y)``; beside a map ``x``, ``y`` is one vector for all locations, or a map of the same size.
 
     Args:
         channels: channels of ``x``.
