@@ -173,8 +173,65 @@ class BilinearPool2d(_BilinearPool):
         return self._finished(gram(flat, flat), _locations(wide), x.dtype)
 
 
+class MultimodalBilinearPool0d(_BilinearPool):
+    """The outer product of two vectors, rooted and normalised; one location of ``MultimodalBilinearPool2d``.
+
+    ``forward(x, y)``. The constants of publications are those of ``BilinearPool2d``, by
+    ``MultimodalBilinearPool0d.published(name)``.
+
+    Args:
+        reduction: "sum" or "mean" over the locations, which are one: there is no difference.
+        root: "sign" is sign(G) sqrt(|G|), "jump" is sign(G) sqrt(|G| + root_eps), "difference" is
+            sqrt(max(G, 0) + root_eps) - sqrt(max(-G, 0) + root_eps), "none" leaves G as it is.
+        root_eps: what "jump" and "difference" add, above 0; 0 for the others.
+        norm: "floor" divides by max(|y|, norm_eps), "inside" by sqrt(|y|^2 + norm_eps), "none" not at all.
+        norm_eps: as said; with 0 and "floor" a vector of zeros gives NaN.
+        gradient_guard: the slope of the root "sign" is 0.5 / sqrt(|G| + gradient_eps) for "inside" and
+            0.5 / (sqrt(|G|) + gradient_eps) for "beside".
+        gradient_eps: as said, above 0; it changes the gradient only, and keeps it finite at 0.
+        is_vec: whether the answer is a vector or a matrix.
+        per_column: divide every column of the matrix by its own norm, as fast-MPN-COV does without ``is_vec``.
+
+    Shape:
+        (N, C) and (N, D) to (N, C D), or to (N, C, D) without ``is_vec``.
+
+    Raises:
+        ValueError: an option that does not exist, is out of range or does not go with another, inputs of another rank,
+            or of batches or types that differ.
+
+    Example:
+        >>> import torch
+        >>> from poolexport.nn import MultimodalBilinearPool0d
+        >>> x, y = torch.tensor([[3.0, -4.0]]), torch.tensor([[1.0, 0.5, 0.25]])
+        >>> MultimodalBilinearPool0d(root="none", norm="none", is_vec=False)(x, y)
+        tensor([[[ 3.0000,  1.5000,  0.7500],
+                 [-4.0000, -2.0000, -1.0000]]])
+
+    Source:
+        Lin, RoyChowdhury, Maji, ICCV 2015, section 3, with one location; Fukui et al., EMNLP 2016, section 3.1.
+    """
+
+    rank = 0
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        for each in (x, y):
+            require_rank(each, 0, type(self).__name__)
+        if not torch.compiler.is_compiling():
+            _require_one_batch(x, y)
+        a, b = (t.double().unsqueeze(2) for t in (x, y))
+        return self._finished(gram(a, b), _locations(a), x.dtype)
+
+
+def _require_one_batch(x: Tensor, y: Tensor) -> None:
+    if x.shape[0] != y.shape[0] or x.dtype != y.dtype:
+        raise ValueError(
+            f"both inputs must have one batch and one type, got {x.dtype} of shape {tuple(x.shape)} and {y.dtype} of "
+            f"shape {tuple(y.shape)}"
+        )
+
+
 class MultimodalBilinearPool2d(_BilinearPool):
-    """The sum of the outer products of two maps, or the outer product of two vectors, rooted and normalised.
+    """The sum of the outer products of all locations of two maps, rooted and normalised.
 
     ``forward(x, y)``; the code of the original paper flattens in the order of ``forward(y, x)``. The constants of
     publications are those of ``BilinearPool2d``, by ``MultimodalBilinearPool2d.published(name)``.
@@ -196,8 +253,8 @@ class MultimodalBilinearPool2d(_BilinearPool):
         per_column: divide every column of the matrix by its own norm, as fast-MPN-COV does without ``is_vec``.
 
     Shape:
-        (N, C, H, W) and (N, D, H, W) to (N, C D), or to (N, C, D) without ``is_vec``; with ``resize`` two heights and
-        widths. (N, C) and (N, D) are maps of one location.
+        (N, C, H, W) and (N, D, H, W) to (N, C D), or to (N, C, D) without ``is_vec``; with ``resize`` heights and
+        widths may differ.
 
     Raises:
         ValueError: an option that does not exist, is out of range or does not go with another, inputs of another rank,
@@ -206,10 +263,9 @@ class MultimodalBilinearPool2d(_BilinearPool):
     Example:
         >>> import torch
         >>> from poolexport.nn import MultimodalBilinearPool2d
-        >>> x, y = torch.tensor([[3.0, -4.0]]), torch.tensor([[1.0, 0.0, 0.25]])
-        >>> MultimodalBilinearPool2d(root="none", norm="none", is_vec=False)(x, y)
-        tensor([[[ 3.0000,  0.0000,  0.7500],
-                 [-4.0000, -0.0000, -1.0000]]])
+        >>> x, y = torch.ones(1, 2, 3, 3), torch.arange(4.0).reshape(1, 1, 2, 2)
+        >>> MultimodalBilinearPool2d("subsample", root="none", norm="none")(x, y)
+        tensor([[6., 6.]])
 
     Source:
         Lin, RoyChowdhury, Maji, ICCV 2015, section 3; packages bcnn (Matlab), cvl-umass/bilinear-cnn.
@@ -233,25 +289,20 @@ class MultimodalBilinearPool2d(_BilinearPool):
         self.resize = resize
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        rank = 0 if isinstance(x, Tensor) and x.dim() == 2 else self.rank
         for each in (x, y):
-            require_rank(each, rank, type(self).__name__)
+            require_rank(each, self.rank, type(self).__name__)
         if not torch.compiler.is_compiling():
             self._require_pair(x, y)
-        a, b = (t.double() if rank else t.double().unsqueeze(2) for t in (x, y))
+        a, b = x.double(), y.double()
         locations = _locations(a)
-        if rank and self.resize == "subsample":
+        if self.resize == "subsample":
             return self._finished(subsampled_gram(a, b), torch.minimum(locations, _locations(b)), x.dtype)
-        if rank and self.resize == "interpolate":
+        if self.resize == "interpolate":
             b = _interpolated(_interpolated(b, a, 2), a, 3)
         return self._finished(gram(a.flatten(2), b.flatten(2)), locations, x.dtype)
 
     def _require_pair(self, x: Tensor, y: Tensor) -> None:
-        if x.shape[0] != y.shape[0] or x.dtype != y.dtype:
-            raise ValueError(
-                f"both inputs must have one batch and one type, got {x.dtype} of shape {tuple(x.shape)} and {y.dtype} "
-                f"of shape {tuple(y.shape)}"
-            )
+        _require_one_batch(x, y)
         if self.resize == "none" and x.shape[2:] != y.shape[2:]:
             raise ValueError(
                 f"both maps must have one height and width, got shapes {tuple(x.shape)} and {tuple(y.shape)}; choose "
@@ -381,7 +432,7 @@ def illustration(image: Tensor) -> Tensor:
 
 
 METHOD = Method(
-    (BilinearPool2d,),
+    (MultimodalBilinearPool0d, BilinearPool2d),
     summary="Products of all pairs of channels, summed over the locations, rooted and normalised.",
     paper=Paper(
         "Bilinear CNN Models for Fine-Grained Visual Recognition",
@@ -406,12 +457,7 @@ METHOD = Method(
         Case("columns", {**PUBLISHED["fast_mpn_cov"], "is_vec": False, "per_column": True}, shape=(1, 3, 5, 4)),
         Case("umass", PUBLISHED["umass"]),
         Case("bare", {"root": "none", "norm": "none"}, shape=(1, 2, 1, 7)),
-        Case(
-            "two-vectors",
-            {"gradient_guard": "inside", "gradient_eps": 1e-8},
-            shape=(2, 3),
-            layer=MultimodalBilinearPool2d,
-        ),
+        Case("two-vectors", {"gradient_guard": "inside", "gradient_eps": 1e-8}, shape=(2, 3)),
         Case("two-maps", {**PUBLISHED["umass"], "resize": "none", "is_vec": False}, layer=MultimodalBilinearPool2d),
         Case("two-sizes", {**PUBLISHED["matlab"], "resize": "subsample"}, layer=MultimodalBilinearPool2d),
         Case(
@@ -442,6 +488,7 @@ METHOD = Method(
         Limit({"gradient_eps": 0.0}, ValueError, "gradient_eps must be a finite number above 0"),
         Limit({"per_column": True}, ValueError, "per_column needs is_vec=False"),
         Limit({}, ValueError, "expects an input of shape", shape=(2, 3, 9)),
+        Limit({}, ValueError, "expects an input of shape", shape=(2, 3, 9), rank=0),
     ),
     notes=(
         "A sum that cancels may leave 1e-16 of its terms, in another order of adding up another rest, and the root "

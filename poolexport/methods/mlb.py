@@ -51,9 +51,9 @@ class _MLB(Layer):
 
     Example:
         >>> import torch
-        >>> from poolexport.nn import MLB, MLB2d
+        >>> from poolexport.nn import MLB0d, MLB2d
         >>> x, y = torch.rand(2, 4), torch.rand(2, 3)
-        >>> MLB(4, 3, joint_dim=5)(x, y).shape, MLB2d(4, 3, 5, output_dim=2)(torch.rand(2, 4, 6, 7), y).shape
+        >>> MLB0d(4, 3, joint_dim=5)(x, y).shape, MLB2d(4, 3, 5, output_dim=2)(torch.rand(2, 4, 6, 7), y).shape
         (torch.Size([2, 5]), torch.Size([2, 2, 6, 7]))
 
     Source:
@@ -119,7 +119,7 @@ class _MLB(Layer):
         )
 
 
-class MLB(_MLB):
+class MLB0d(_MLB):
     rank = 0
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ def _trained(channels: int, y_channels: int, joint_dim: int, output_dim: int | N
 
 
 METHOD = Method(
-    (MLB, MLB2d),
+    (MLB0d, MLB2d),
     summary="The product, element by element, of two projected inputs: a bilinear form of low rank.",
     paper=Paper(
         "Hadamard Product for Low-rank Bilinear Pooling", "Kim, On, Lim, Kim, Ha, Zhang", 2017, "arXiv:1610.04325"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from poolexport.nn import MLB, MLB2d
+from poolexport.nn import MLB0d, MLB2d
 
 torch.manual_seed(0)
 X, Y = torch.randn(2, 6, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
@@ -14,7 +14,7 @@ MAP = torch.randn(2, 6, 5, 3, dtype=torch.float64)
 
 
 def test_without_activation_every_entry_is_a_bilinear_form():
-    layer = MLB(6, 4, joint_dim=3, activation="identity").double().eval()
+    layer = MLB0d(6, 4, joint_dim=3, activation="identity").double().eval()
     nn.init.zeros_(layer.project_x.bias)
     nn.init.zeros_(layer.project_y.bias)
     answer = layer(X, Y)
@@ -25,7 +25,7 @@ def test_without_activation_every_entry_is_a_bilinear_form():
 
 @pytest.mark.parametrize("output_dim", [None, 7])
 def test_it_is_the_published_network(output_dim):
-    layer = MLB(6, 4, joint_dim=8, output_dim=output_dim).double().eval()
+    layer = MLB0d(6, 4, joint_dim=8, output_dim=output_dim).double().eval()
     joint = torch.tanh(layer.project_x(X)) * torch.tanh(layer.project_y(Y))
     torch.testing.assert_close(layer(X, Y), joint if output_dim is None else layer.project_output(joint))
 
@@ -33,7 +33,7 @@ def test_it_is_the_published_network(output_dim):
 @pytest.mark.parametrize("output_dim", [None, 2])
 def test_maps_are_vectors_place_by_place(output_dim):
     layer = MLB2d(6, 4, joint_dim=8, output_dim=output_dim).double().eval()
-    single = MLB(6, 4, joint_dim=8, output_dim=output_dim).double().eval()
+    single = MLB0d(6, 4, joint_dim=8, output_dim=output_dim).double().eval()
     single.load_state_dict(layer.state_dict())
     answer = layer(MAP, Y)
     others = torch.randn(2, 4, 5, 3, dtype=torch.float64)
@@ -45,14 +45,14 @@ def test_maps_are_vectors_place_by_place(output_dim):
 
 
 def test_state_names():
-    assert set(MLB(2, 3, 4, output_dim=5).state_dict()) == {
+    assert set(MLB0d(2, 3, 4, output_dim=5).state_dict()) == {
         f"project_{part}.{kind}" for part in ("x", "y", "output") for kind in ("weight", "bias")
     }
-    assert {name.partition(".")[0] for name in MLB(2, 3, 4).state_dict()} == {"project_x", "project_y"}
+    assert {name.partition(".")[0] for name in MLB0d(2, 3, 4).state_dict()} == {"project_x", "project_y"}
 
 
 def test_only_training_drops_and_a_seed_repeats_it():
-    layer = MLB(6, 4, joint_dim=16).double()
+    layer = MLB0d(6, 4, joint_dim=16).double()
     assert not torch.equal(layer(X, Y), layer(X, Y))
     torch.manual_seed(3)
     first = layer(X, Y)
@@ -71,7 +71,7 @@ def _as_map(layer):
 
 def test_inputs_and_products_are_dropped_and_scaled():
     """Ones through projections that are identities: what is left of both inputs and their product, times 2 each."""
-    layer = MLB(400, 400, joint_dim=400, output_dim=400, activation="identity")
+    layer = MLB0d(400, 400, joint_dim=400, output_dim=400, activation="identity")
     with torch.no_grad():
         for linear in (layer.project_x, layer.project_y, layer.project_output):
             linear.weight.copy_(torch.eye(400))
@@ -82,7 +82,7 @@ def test_inputs_and_products_are_dropped_and_scaled():
 
 
 def test_without_dropout_training_is_inference():
-    layer = MLB(6, 4, joint_dim=3, dropout=0.0).double()
+    layer = MLB0d(6, 4, joint_dim=3, dropout=0.0).double()
     assert torch.equal(layer.train()(X, Y), layer.eval()(X, Y))
 
 
