@@ -249,7 +249,9 @@ def applies(check: str, method: Method, case: Case) -> bool:
 def _refused(method: Method, limit: Limit) -> Arrays:
     """All inputs that a limit is about, the first of zeros."""
     assert limit.shape is not None
-    return method.inputs(Case("limit", limit.options), np.zeros(limit.shape, np.float32))
+    return method.inputs(
+        Case("limit", limit.options, layer=method.layer(limit.rank)), np.zeros(limit.shape, np.float32)
+    )
 
 
 def _exportable(method: Method, limit: Limit) -> Case | None:

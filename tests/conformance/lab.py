@@ -107,7 +107,7 @@ class Specimen:
 def named_axes(method: Method, inputs: Sequence[torch.Tensor], fixed: str = "C") -> list[dict[int, str]]:
     """The dynamic axes of every input by name; those in ``fixed`` are not."""
     letters = [AXES[x.dim()] for x in inputs]
-    letters[1:] = method.companion_axes or letters[1:]
+    letters[1:] = [axes[: x.dim()] for axes, x in zip(method.companion_axes, inputs[1:])] or letters[1:]
     return [{a: name for a, name in enumerate(each) if name not in f"{fixed}_"} for each in letters]
 
 

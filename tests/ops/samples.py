@@ -200,6 +200,17 @@ def _logarithm(window: Window, x: Tensor) -> list[Call]:
     return [({}, (shares, x.new_tensor([epsilon]))) for epsilon in (0.02, 5.0)]
 
 
+def _flattened(window: Window, x: Tensor) -> list[Call]:
+    return [({}, (x.flatten(2), other)) for other in (x.flatten(2), x.flatten(2).flip(2)[:, :2])]
+
+
+def _two_sizes(window: Window, x: Tensor) -> list[Call]:
+    """On maps; an input of another rank is folded into one."""
+    maps = x.flatten(3) if x.dim() > 3 else x.unsqueeze(2)
+    small, narrow = maps[:, :2, : maps.shape[2] // 2 + 1, ::3], maps[:, :, -1:, :1]
+    return [({}, (maps, small)), ({}, (small, maps)), ({}, (maps, narrow)), ({}, (maps, maps))]
+
+
 SAMPLES: dict[str, Callable[[Window, Tensor], list[Call]]] = {
     "AdaptiveAveragePool": _adaptive,
     "AdaptiveMaxPool": _adaptive,
@@ -212,6 +223,7 @@ SAMPLES: dict[str, Callable[[Window, Tensor], list[Call]]] = {
     "GlobalAveragePool": _whole_planes,
     "GlobalLogMeanExpPool": _whole_planes_by_sharpness,
     "GlobalMaxPool": _whole_planes,
+    "Gram": _flattened,
     "KMaxPool": _largest_of_sequence,
     "LogMeanExpPool": _all(_windowed(_per_channel(5.0)), _windowed(_per_channel(0.5, 1.0, 10.0))),
     "MatrixLog": _logarithm,
@@ -243,6 +255,7 @@ SAMPLES: dict[str, Callable[[Window, Tensor], list[Call]]] = {
     "SubspaceBasis": _bases,
     "SubspaceProjection": _subspaces,
     "UpperTriangle": _triangles,
+    "SubsampledGram": _two_sizes,
     "WeightedAveragePool": _windowed(_positive),
     "WeightedSumPool": _windowed(_per_cell),
 }
