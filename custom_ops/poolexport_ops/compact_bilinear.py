@@ -254,14 +254,15 @@ class _Transform:
 
 
 def factored(d: int) -> tuple[int, int, int]:
-    """A length L = n m to transform: d itself, or from 2 d - 1 on, where no such length costs as much as d's factors.
+    """The cheapest length L = n m to transform: d itself, or one from 2 d - 1 on where the factors of d are too far apart.
 
     Example:
         >>> factored(16000), factored(8191)
-        ((16000, 160, 100), (16384, 128, 128))
+        ((16000, 160, 100), (16393, 169, 97))
     """
     lengths = [d, *range(2 * d - 1, 2 * d + 64)]
-    choices = [(length, n, length // n) for length in lengths for n in range(1, length + 1) if length % n == 0]
+    small = [(length, n) for length in lengths for n in range(1, math.isqrt(length) + 1) if length % n == 0]
+    choices = [choice for length, n in small for choice in ((length, n, length // n), (length, length // n, n))]
     return min(choices, key=lambda choice: choice[0] * (choice[1] + 2 * choice[2]))
 
 
