@@ -20,7 +20,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
-import torch
 from torch import Tensor
 
 from poolexport_ops._body import Body
@@ -247,14 +246,15 @@ class _Transform:
     def _shape(self, rows: ir.Value, *lengths: int) -> ir.Value:
         return self.op.Concat(_axis(self.op, rows, 0), self.op.ints(*lengths), axis=0)
 
-    def _halves(self, value: ir.Value, axis: int) -> list[ir.Value]:
+    def _halves(self, value: ir.Value, axis: int) -> tuple[ir.Value, ir.Value]:
         middle = self.n // 2 + 1 if axis == 1 else self.m
-        bounds = ((0, middle), (middle, 2 * middle))
-        return [self.op.Slice(value, self.op.ints(i), self.op.ints(j), self.op.ints(axis)) for i, j in bounds]
+        first, second = (self.op.ints(i * middle) for i in (0, 1))
+        last, axes = self.op.ints(2 * middle), self.op.ints(axis)
+        return self.op.Slice(value, first, second, axes), self.op.Slice(value, second, last, axes)
 
 
 def factored(d: int) -> tuple[int, int, int]:
-    """The cheapest length L = n m to transform: d itself, or one from 2 d - 1 on where the factors of d are too far apart.
+    """The cheapest length L = n m to transform: d, or one from 2 d - 1 on where the factors of d are too far apart.
 
     Example:
         >>> factored(16000), factored(8191)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from poolexport.methods._layers import Layer, require_choice, require_positive
@@ -60,11 +60,13 @@ class SketchLayer(Layer):
         """Hold hashes and signs, those that are not given drawn by four seeds: hashes and signs of both inputs."""
         require_seed(seed)
         for end, size in enumerate(self.sizes):
-            name, draw = f"rand_h_{end + 1}", np.random.RandomState(seed + 4 * end)
-            hashes = draw.randint(self.output_dim, size=size, dtype=np.int64) if given[name] is None else given[name]
+            name, hashes = f"rand_h_{end + 1}", given[f"rand_h_{end + 1}"]
+            if hashes is None:
+                hashes = drawn(seed + 4 * end, self.output_dim, size)
             self.register_buffer(name, _hashes(name, hashes, size, self.output_dim))
-            name, draw = f"rand_s_{end + 1}", np.random.RandomState(seed + 4 * end + 2)
-            signs = 2 * draw.randint(2, size=size, dtype=np.int64) - 1 if given[name] is None else given[name]
+            name, signs = f"rand_s_{end + 1}", given[f"rand_s_{end + 1}"]
+            if signs is None:
+                signs = 2 * drawn(seed + 4 * end + 2, 2, size) - 1
             self.hold(name, _signs(name, signs, size), learn)
 
     def hold(self, name: str, numbers: Tensor, learn: bool) -> None:
@@ -84,14 +86,12 @@ class SketchLayer(Layer):
     def normalised(self, z: Tensor) -> Tensor:
         """Signed root and l2 normalisation of (N, d, ...)."""
         if self.signed_sqrt:
-            empty = z == 0
-            root = torch.where(empty, 1.0, z.abs() + z.new_tensor(self.sqrt_eps)).sqrt()
             # A bin of 0 stays 0, and has no gradient: that of the root would be infinite.
-            z = torch.where(empty, 0.0, torch.where(z < 0, -root, root))
+            z = z.sign() * torch.where(z == 0, 1.0, z.abs() + z.new_tensor(self.sqrt_eps)).sqrt()
         if self.norm == "none":
             return z
         axes = [1] if self.norm_over == "location" else list(range(1, z.dim()))
-        square = z.square().sum(axes, keepdim=True)
+        square = (z * z).sum(axes, keepdim=True)  # exported squares are powers, which take longer than products
         if self.norm == "added":
             return z / (square + z.new_tensor(self.norm_eps)).sqrt()
         empty = square == 0
@@ -135,6 +135,11 @@ class SketchLayer(Layer):
 def require_seed(seed: int) -> None:
     if not 0 <= seed < 2**32 - 6:
         raise ValueError(f"seed must be an int from 0 to 2**32 - 7, got {seed!r}")
+
+
+def drawn(seed: int, below: int, size: int | tuple[int, ...]) -> NDArray[np.int64]:
+    """Ints from numpy's legacy generator, which published codes draw from, on every machine the same."""
+    return np.random.RandomState(seed).randint(below, size=size, dtype=np.int64)
 
 
 def _hashes(name: str, hashes: ArrayLike | Tensor, size: int, bins: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
 from poolexport.methods._layers import require_choice
-from poolexport.methods._sketch import SketchLayer, require_seed
+from poolexport.methods._sketch import SketchLayer, drawn, require_seed
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import require_rank
 from poolexport_ops.compact_bilinear import compact_bilinear
@@ -30,6 +30,8 @@ PROJECTIONS = ("tensor_sketch", "random_maclaurin")
 
 class _CompactBilinear(SketchLayer):
     rank: ClassVar[int] = 2
+    rand_w_1: Tensor
+    rand_w_2: Tensor
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class _CompactBilinear(SketchLayer):
             raise ValueError(f"{unused[0]} belongs to projection='tensor_sketch'")
         require_seed(seed)
         for end, size in enumerate(channels):
-            signs = 2 * np.random.RandomState(seed + 2 * end).randint(2, size=(size, output_dim), dtype=np.int64) - 1
+            signs = 2 * drawn(seed + 2 * end, 2, (size, output_dim)) - 1
             self.hold(f"rand_w_{end + 1}", torch.as_tensor(signs.astype(np.float32)), learn)
 
     def _pooled(self, x: Tensor, y: Tensor) -> Tensor:
@@ -66,11 +68,8 @@ class _CompactBilinear(SketchLayer):
         if not torch.compiler.is_compiling() and 0 in x.shape[2:]:
             raise ValueError(f"there is nothing to pool in an input of shape {tuple(x.shape)}")
         a, b = x.double().flatten(2), y.double().flatten(2)
-        if self.projection == "tensor_sketch":
-            z = self.sketched(a, b, pooled=self.sum_pool)
-        else:
-            z = self._maclaurin(a, b)
-        z = self.normalised(z)
+        sketches = self.projection == "tensor_sketch"
+        z = self.normalised(self.sketched(a, b, pooled=self.sum_pool) if sketches else self._maclaurin(a, b))
         if not self.sum_pool:
             z = z.reshape(x.shape[0], self.output_dim, *x.shape[2:])
             z = z.permute(0, 2, 3, 1) if self.channels_last else z
@@ -101,7 +100,8 @@ class CompactBilinearPool2d(_CompactBilinear):
         projection: "tensor_sketch" or "random_maclaurin".
         sum_pool: sum over all locations; otherwise every location has an answer.
         seed: of numpy's legacy generator. Hashes and signs of the first side, then of the second, are drawn with
-            ``seed``, ``seed + 2``, ``seed + 4`` and ``seed + 6``; the matrices of "random_maclaurin" with the first two.
+            ``seed``, ``seed + 2``, ``seed + 4`` and ``seed + 6``; the matrices of "random_maclaurin" with the first
+            two.
         rand_h_1, rand_h_2: hashes to use instead, ``channels`` ints from 0 to ``output_dim - 1``.
         rand_s_1, rand_s_2: signs to use instead, any finite factors.
         learn: make the signs, or the matrices of "random_maclaurin", parameters.
@@ -290,7 +290,7 @@ def reference(
     """
     x = np.asarray(x, dtype=np.float64)
     a = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
-    b = a if other is None else np.asarray(other, dtype=np.float64).reshape(len(x), -1, a.shape[2])
+    b = a if other is None else np.asarray(other, dtype=np.float64).reshape(len(x), np.shape(other)[1], a.shape[2])
     if projection == "tensor_sketch":
         terms = _by_bin(a, b, output_dim, _drawn(channels, other_channels or channels, output_dim, seed, numbers))
     else:
@@ -312,16 +312,16 @@ def reference(
     return np.moveaxis(z, 1, -1) if channels_last else z
 
 
-def _drawn(first: int, second: int, d: int, seed: int, numbers: Mapping[str, Any]) -> list[Any]:
+def _drawn(first: int, second: int, d: int, seed: int, given: Mapping[str, Any]) -> list[Any]:
     """Hashes and signs of the first side, then of the second, those given in place of the drawn ones."""
     legacy = [np.random.RandomState(each) for each in (seed, seed + 2, seed + 4, seed + 6)]
-    drawn = {
+    numbers = {
         "rand_h_1": legacy[0].randint(0, d, first),
         "rand_s_1": legacy[1].randint(0, 2, first) * 2.0 - 1.0,
         "rand_h_2": legacy[2].randint(0, d, second),
         "rand_s_2": legacy[3].randint(0, 2, second) * 2.0 - 1.0,
     }
-    return [numbers.get(name, values) for name, values in drawn.items()]
+    return [given.get(name, values) for name, values in numbers.items()]
 
 
 def _by_bin(a: Floats, b: Floats, d: int, sketches: list[Any]) -> list[Floats]:
