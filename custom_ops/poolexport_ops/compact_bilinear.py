@@ -81,21 +81,19 @@ def onnx_form(
     pooled: int,
     by: Literal["pairs", "transform"],
 ) -> ir.Value:
-    d = op.ints(output_dim)
     x, y, sign_x, sign_y = (op.cast(value, ir.DataType.DOUBLE) for value in (x, y, sign_x, sign_y))
-    if pooled or by == "pairs":
-        bins = op.Mod(op.Add(op.Unsqueeze(hash_x, op.ints(1)), hash_y), d)
-        a = op.Mul(x, op.Unsqueeze(sign_x, op.ints(1)))
-        total = (_pooled_pairs if pooled else _pairs)(op, a, y, sign_y, op.Reshape(bins, op.ints(-1)), d)
-    else:
-        # Locations as rows: a sketch is the last axis.
-        rows = [op.Transpose(value, perm=[0, 2, 1]) for value in (x, y)]
-        flat = [op.Reshape(row, op.Concat(op.ints(-1), _axis(op, row, 2), axis=0)) for row in rows]
-        ends = [_End(flat[0], hash_x, sign_x), _End(flat[1], hash_y, sign_y)]
-        z = _transformed(op, ends, output_dim)
-        shape = op.Concat(_axis(op, x, 0), _axis(op, x, 2), d, axis=0)
-        total = op.Transpose(op.Reshape(z, shape), perm=[0, 2, 1])
-    return op.cast(total, op.dtype)
+    if pooled:
+        # The signs come between: onnxruntime 1.20 has no float64 kernel for the node it makes of transpose and product.
+        turned = op.Mul(op.Transpose(y, perm=[0, 2, 1]), sign_y)
+        gram = op.MatMul(op.Mul(x, op.Unsqueeze(sign_x, op.ints(1))), turned)
+        return op.cast(_added_up(op, gram, _bins(op, hash_x, hash_y, output_dim), output_dim), op.dtype)
+    # Locations as rows, because it takes less time to scatter along the last axis.
+    turned = [op.Transpose(value, perm=[0, 2, 1]) for value in (x, y)]
+    rows = [op.Reshape(value, op.Concat(op.ints(-1), _axis(op, value, 2), axis=0)) for value in turned]
+    ends = [_End(rows[0], hash_x, sign_x), _End(rows[1], hash_y, sign_y)]
+    z = _transformed(op, ends, output_dim) if by == "transform" else _paired(op, ends, output_dim)
+    shape = op.Concat(_axis(op, x, 0), _axis(op, x, 2), op.ints(output_dim), axis=0)
+    return op.cast(op.Transpose(op.Reshape(z, shape), perm=[0, 2, 1]), op.dtype)
 
 
 class _End(NamedTuple):
@@ -106,23 +104,22 @@ class _End(NamedTuple):
     sign: ir.Value
 
 
-def _pooled_pairs(op: Body, a: ir.Value, y: ir.Value, sign_y: ir.Value, bins: ir.Value, d: ir.Value) -> ir.Value:
-    # The signs come between: onnxruntime 1.20 has no float64 kernel for the one node it makes of transpose and product.
-    gram = op.MatMul(a, op.Mul(op.Transpose(y, perm=[0, 2, 1]), sign_y))
-    batch = _axis(op, a, 0)
+def _bins(op: Body, hash_x: ir.Value, hash_y: ir.Value, d: int) -> ir.Value:
+    return op.Reshape(op.Mod(op.Add(op.Unsqueeze(hash_x, op.ints(1)), hash_y), op.ints(d)), op.ints(-1))
+
+
+def _added_up(op: Body, products: ir.Value, bins: ir.Value, d: int) -> ir.Value:
+    """(R, d) of (R, C, D): every row of products added to its bins."""
+    batch = _axis(op, products, 0)
     shape = op.Concat(batch, op.Shape(bins), axis=0)
-    zeros = _zeros(op, op.Concat(batch, d, axis=0))
-    return op.ScatterElements(zeros, op.Expand(bins, shape), op.Reshape(gram, shape), axis=1, reduction="add")
+    zeros = _zeros(op, op.Concat(batch, op.ints(d), axis=0))
+    return op.ScatterElements(zeros, op.Expand(bins, shape), op.Reshape(products, shape), axis=1, reduction="add")
 
 
-def _pairs(op: Body, a: ir.Value, y: ir.Value, sign_y: ir.Value, bins: ir.Value, d: ir.Value) -> ir.Value:
-    b = op.Mul(y, op.Unsqueeze(sign_y, op.ints(1)))
+def _paired(op: Body, ends: Sequence[_End], d: int) -> ir.Value:
+    a, b = (op.Mul(end.rows, end.sign) for end in ends)
     products = op.Mul(op.Unsqueeze(a, op.ints(2)), op.Unsqueeze(b, op.ints(1)))
-    batch, locations = _axis(op, a, 0), _axis(op, a, 2)
-    shape = op.Concat(batch, op.Shape(bins), locations, axis=0)
-    zeros = _zeros(op, op.Concat(batch, d, locations, axis=0))
-    places = op.Expand(op.Unsqueeze(bins, op.ints(1)), shape)
-    return op.ScatterElements(zeros, places, op.Reshape(products, shape), axis=1, reduction="add")
+    return _added_up(op, products, _bins(op, ends[0].hash, ends[1].hash, d), d)
 
 
 def _transformed(op: Body, ends: Sequence[_End], d: int) -> ir.Value:

@@ -16,7 +16,7 @@ from poolexport_ops.compact_bilinear import compact_bilinear
 
 NORMS = ("none", "floor", "added")
 #: From so many pairs per bin on, a transform takes less time than adding them up.
-CROWDED = 8
+CROWDED = 12
 
 
 class SketchLayer(Layer):

@@ -221,7 +221,7 @@ METHOD = Method(
             {"channels": 4, "other_channels": 6, "output_dim": 7, "seed": 5, "norm": "added", "norm_eps": 1e-7},
             shape=(2, 4),
         ),
-        Case("many-pairs", {"channels": 9, "other_channels": 8, "output_dim": 6, "signed_sqrt": False}, shape=(2, 9)),
+        Case("many-pairs", {"channels": 9, "other_channels": 8, "output_dim": 5, "signed_sqrt": False}, shape=(2, 9)),
         Case(
             "given",
             {
