@@ -231,6 +231,15 @@ def test_transforms_of_any_length_add_up_pairs(tmp_path, d):
     np.testing.assert_allclose(run(x), layer(x).numpy(), rtol=1e-6, atol=1e-6)
 
 
+def test_transforms_leave_bins_without_a_pair_empty(tmp_path):
+    x = maps(2, 30, 2, 3)
+    even = {f"rand_h_{end}": [2 * (i % 12) for i in range(30)] for end in (1, 2)}
+    layer = CompactBilinearPool2d(30, 24, sum_pool=False, **even, **BARE)
+    _, run = exported(tmp_path, layer, x)
+    assert run(x)[:, ::2].all()
+    assert not run(x)[:, 1::2].any()
+
+
 def test_lengths_to_transform():
     assert factored(8192) == (8192, 128, 64)
     for d in (1, 2, 31, 97, 8191, 12000):
