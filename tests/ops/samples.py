@@ -211,11 +211,27 @@ def _two_sizes(window: Window, x: Tensor) -> list[Call]:
     return [({}, (maps, small)), ({}, (small, maps)), ({}, (maps, narrow)), ({}, (maps, maps))]
 
 
+def _sketched(window: Window, x: Tensor) -> list[Call]:
+    """Bins that no pair falls into, and bins that several do; lengths with factors and without."""
+    maps, other = x.flatten(2), x[:, :2].flatten(2).flip(2)
+    hashes, signs = torch.tensor([3, 0, 4]), x.new_tensor([-1.0, 1.0, 1.0])
+    same = (maps, maps, hashes, signs, torch.tensor([1, 1, 2]), x.new_tensor([1.0, -1.0, 1.0]))
+    two = (maps, other, hashes, signs, torch.tensor([4, 2]), x.new_tensor([0.5, -1.0]))
+    return [
+        ({"output_dim": 5, "pooled": 1, "by": "pairs"}, same),
+        ({"output_dim": 12, "pooled": 1, "by": "pairs"}, two),
+        ({"output_dim": 5, "pooled": 0, "by": "pairs"}, two),
+        ({"output_dim": 12, "pooled": 0, "by": "transform"}, same),
+        ({"output_dim": 31, "pooled": 0, "by": "transform"}, two),
+    ]
+
+
 SAMPLES: dict[str, Callable[[Window, Tensor], list[Call]]] = {
     "AdaptiveAveragePool": _adaptive,
     "AdaptiveMaxPool": _adaptive,
     "AdaptiveMaxPoolWithIndices": _adaptive,
     "AveragePool": lambda window, x: _windowed(counted_pads=[0] * 2 * window.rank, divisor_override=0)(window, x),
+    "CompactBilinear": _sketched,
     "DetailPreservingPool": _detail,
     "FractionalMaxPool": _fractional,
     "FractionalMaxPoolWithIndices": _fractional,
