@@ -68,7 +68,7 @@ def test_raw_features_are_as_good_as_by_lapack_in_single_precision(channels, pla
     x = features(channels, plane)
     truth = logarithm(covariance(x, l2norm=False), 1e-3)
     lapack = np.abs(logarithm(single_covariance(x), 1e-3) - truth).max()
-    for compute_dtype, factor in (("float64", 1), ("float32", 4)):
+    for compute_dtype, factor in (("float64", 1), ("float32", 6)):
         [answer] = specimen(False, 1e-3, "float32", compute_dtype).onnx(x)
         assert np.abs(answer - truth).max() < factor * lapack
 
