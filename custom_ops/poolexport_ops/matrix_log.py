@@ -15,7 +15,7 @@ Every square root is a Newton iteration Y, Z = Y T, T Z with T = u (3 I - u^2 Z 
 steps follow from m alone, sample by sample: a sample does not depend on its batch.
 
 Errors in float64, measured against eigenvalues: near 1e-16 times the largest eigenvalue over a, which is 1e-13 for
-published covariance networks, and 1e-3 at worst, where f takes the place of epsilon.
+published covariance networks, and 2e-3 at worst, where f takes the place of epsilon.
 """
 
 from __future__ import annotations
