@@ -147,8 +147,9 @@ METHOD = Method(
     cases=(
         Case(
             "few-classes",
-            {"channels": 3, "num_classes": 4, "reduced_dim": 2, "class_rank": 4},
-            state=_trained(3, 4, 2, 4),
+            {"channels": 3, "num_classes": 8, "reduced_dim": 4, "class_rank": 4},
+            shape=(2, 3, 7, 5),
+            state=_trained(3, 8, 4, 4),
         ),
         Case(
             "rank-two",
