@@ -173,11 +173,11 @@ class BilinearPool2d(_BilinearPool):
         return self._finished(gram(flat, flat), _locations(wide), x.dtype)
 
 
-class MultimodalBilinearPool0d(_BilinearPool):
+class BilinearPool0d(_BilinearPool):
     """The outer product of two vectors, rooted and normalised; one location of ``MultimodalBilinearPool2d``.
 
     ``forward(x, y)``. The constants of publications are those of ``BilinearPool2d``, by
-    ``MultimodalBilinearPool0d.published(name)``.
+    ``BilinearPool0d.published(name)``.
 
     Args:
         reduction: "sum" or "mean" over the locations, which are one: there is no difference.
@@ -201,9 +201,9 @@ class MultimodalBilinearPool0d(_BilinearPool):
 
     Example:
         >>> import torch
-        >>> from poolexport.nn import MultimodalBilinearPool0d
+        >>> from poolexport.nn import BilinearPool0d
         >>> x, y = torch.tensor([[3.0, -4.0]]), torch.tensor([[1.0, 0.5, 0.25]])
-        >>> MultimodalBilinearPool0d(root="none", norm="none", is_vec=False)(x, y)
+        >>> BilinearPool0d(root="none", norm="none", is_vec=False)(x, y)
         tensor([[[ 3.0000,  1.5000,  0.7500],
                  [-4.0000, -2.0000, -1.0000]]])
 
@@ -432,7 +432,7 @@ def illustration(image: Tensor) -> Tensor:
 
 
 METHOD = Method(
-    (MultimodalBilinearPool0d, BilinearPool2d),
+    (BilinearPool0d, BilinearPool2d),
     summary="Products of all pairs of channels, summed over the locations, rooted and normalised.",
     paper=Paper(
         "Bilinear CNN Models for Fine-Grained Visual Recognition",
@@ -441,8 +441,8 @@ METHOD = Method(
         "arXiv:1504.07889",
     ),
     reference=reference,
-    training="sums of products, rooted and normalised",
-    inference="sums of products, rooted and normalised",
+    training="rooted sums of products",
+    inference="rooted sums of products",
     operators=(gram, subsampled_gram),
     variants=(MultimodalBilinearPool2d,),
     companions=companions,

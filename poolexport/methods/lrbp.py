@@ -139,16 +139,17 @@ METHOD = Method(
     summary="Class scores of bilinear features by classifiers of low rank, without forming the features.",
     paper=Paper("Low-rank Bilinear Pooling for Fine-Grained Classification", "Kong, Fowlkes", 2017, "arXiv:1611.05109"),
     reference=reference,
-    training="squares for a class minus squares against it",
-    inference="squares for a class minus squares against it",
+    training="squares for a class minus those against",
+    inference="squares for a class minus those against",
     operators=(),
     illustration=illustration,
     dynamic_channels=False,
     cases=(
         Case(
             "few-classes",
-            {"channels": 3, "num_classes": 4, "reduced_dim": 2, "class_rank": 4},
-            state=_trained(3, 4, 2, 4),
+            {"channels": 3, "num_classes": 8, "reduced_dim": 4, "class_rank": 4},
+            shape=(2, 3, 7, 5),
+            state=_trained(3, 8, 4, 4),
         ),
         Case(
             "rank-two",

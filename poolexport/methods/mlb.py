@@ -209,8 +209,8 @@ METHOD = Method(
         "Hadamard Product for Low-rank Bilinear Pooling", "Kim, On, Lim, Kim, Ha, Zhang", 2017, "arXiv:1610.04325"
     ),
     reference=reference,
-    training="product of projections, with dropout before each of them",
-    inference="product of projections, nothing dropped",
+    training="product of projections, with dropout",
+    inference="product of projections, without dropout",
     operators=(),
     companions=companions,
     companion_axes=("N_",),

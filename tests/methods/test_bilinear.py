@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import poolexport
 from poolexport.methods.bilinear import PUBLISHED
-from poolexport.nn import BilinearPool2d, MultimodalBilinearPool0d, MultimodalBilinearPool2d
+from poolexport.nn import BilinearPool0d, BilinearPool2d, MultimodalBilinearPool2d
 from poolexport_ops import operators
 
 torch.manual_seed(0)
@@ -143,7 +143,7 @@ def test_a_large_map():
 
 
 def test_two_vectors_are_two_maps_of_one_cell():
-    layer = MultimodalBilinearPool0d()
+    layer = BilinearPool0d()
     x, y = X[:, :, 0, 0], Y[:, :, 0, 0]
     maps = (t[..., None, None] for t in (x, y))
     torch.testing.assert_close(layer(x, y), MultimodalBilinearPool2d()(*maps), rtol=0, atol=0)
@@ -241,7 +241,7 @@ def test_pairs_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="one batch and one type"):
         layer(torch.ones(1, 2, 3, 4), torch.ones(2, 2, 3, 4))
     with pytest.raises(ValueError, match="one batch and one type"):
-        MultimodalBilinearPool0d()(torch.ones(1, 2), torch.ones(1, 2).double())
+        BilinearPool0d()(torch.ones(1, 2), torch.ones(1, 2).double())
     with pytest.raises(ValueError, match="expects an input of shape"):
         layer(torch.ones(1, 2, 1, 1), torch.ones(1, 2))
     with pytest.raises(ValueError, match="resize must be one of"):
