@@ -154,11 +154,17 @@ def caption(method: Method) -> str:
     """How the picture of a method was made."""
     if method.illustration is not None:
         return "A photograph, and what the method leaves of it."
+    by_tile = (
+        "A photograph, and the same with every tile of 16 by 16 pixels pooled by the layer of the trained reference "
+        "network; several numbers per channel stand side by side."
+    )
     kind = recipe(method.name).hole
     return {
         "pool": "A photograph, and the same pooled by the layer of the trained reference network.",
-        "head": "A photograph, and the same with every tile of 16 by 16 pixels pooled by the layer of the trained "
-        "reference network; several numbers per channel stand side by side.",
+        "head": by_tile,
+        "streams": f"{by_tile[:-1]}. All inputs of the layer are the same.",
+        "regions": "A photograph, and the same with every tile of 16 by 16 pixels a box for the layer of the trained "
+        "detector.",
     }[kind]
 
 

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 import poolexport
 from poolexport import catalog
+from poolexport.method import inputs_of
 from poolexport_models import pictures
 from poolexport_models.data import digits, photograph
 from poolexport_models.evidence import ask, ask_all, in_torch
 from poolexport_models.pictures import Picture
 from poolexport_models.recipes import Recipe, load, recipe
+from poolexport_models.region import STRIDE
 from poolexport_models.scenes import BACKGROUND, boxes, scenes
 
 RUNTIME = "onnxruntime"
@@ -88,7 +90,9 @@ def strips_of(plan: Recipe, model: nn.Module, folder: Path) -> tuple[Strip, ...]
 
 
 def pooled_photograph(method: str) -> np.ndarray:
-    """What the trained layer of a method makes of the photograph, (H, W); a head pools every tile of it by itself."""
+    """What the trained layer of a method makes of the photograph, (H, W); all but those between convolutions pool every
+    tile of it by itself.
+    """
     plan = recipe(method)
     model = load(method)
     layer = layer_in(plan, model)
@@ -96,13 +100,26 @@ def pooled_photograph(method: str) -> np.ndarray:
     if plan.hole == "pool":
         return in_torch(layer, *_photograph_for(layer, channels))[0, 0]
     x = photograph()[0, 0].unfold(0, TILE, TILE).unfold(1, TILE, TILE)
-    answers = in_torch(layer, x.reshape(-1, 1, TILE, TILE).expand(-1, channels, -1, -1).contiguous())
+    tiles = x.reshape(-1, 1, TILE, TILE).expand(-1, channels, -1, -1).contiguous()
+    with torch.no_grad():
+        inputs = _boxes_of_tiles(channels) if plan.hole == "regions" else [tiles] * inputs_of(type(layer))
+        answers = layer(*inputs).numpy()
     # The first channel's numbers: a small map for every tile, or several of them one channel after the other.
     numbers = answers[:, 0] if answers.ndim == 4 and answers[0, 0].size > 1 else answers.reshape(len(answers), -1)
     if numbers.ndim == 2:
         parts = max(1, numbers.shape[1] // channels)
         return np.concatenate([_scaled(numbers[:, i * channels].reshape(x.shape[:2])) for i in range(parts)], axis=1)
     return numbers.reshape(*x.shape[:2], *numbers.shape[1:]).swapaxes(1, 2).reshape(x.shape[0] * numbers.shape[1], -1)
+
+
+def _boxes_of_tiles(channels: int) -> tuple[Tensor, Tensor]:
+    """The photograph as every channel, and its tiles as boxes of a detector."""
+    image = photograph().expand(1, channels, -1, -1).contiguous()
+    tops, lefts = (range(0, length, TILE) for length in image.shape[2:])
+    corners = [[0, left, top, left + TILE - 1, top + TILE - 1] for top in tops for left in lefts]
+    boxes = torch.tensor(corners, dtype=torch.float32)
+    boxes[:, 1:] *= STRIDE
+    return image, boxes
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
@@ -164,12 +163,6 @@ def companions(x: ArrayLike, channels: int | Sequence[int], **_: Any) -> tuple[F
     return y, z
 
 
-def illustration(image: Tensor) -> Tensor:
-    """The product of a picture and its blurred self, of which the method takes sums."""
-    centred = image[:, :1] - image[:, :1].mean()
-    return centred * F.avg_pool2d(centred, 9, 1, 4)
-
-
 def _trained(channels: tuple[int, int, int], joint_dim: int) -> dict[str, Any]:
     """Numbers that trained projections could hold."""
     rng = np.random.default_rng(0)
@@ -195,7 +188,6 @@ METHOD = Method(
     operators=(),
     companions=companions,
     companion_axes=("N_HW", "N_HW"),
-    illustration=illustration,
     dynamic_channels=False,
     cases=(
         Case("one-width", {"channels": 3, "joint_dim": 4}, shape=(2, 3, 5, 6), state=_trained((3, 3, 3), 4)),

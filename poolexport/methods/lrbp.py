@@ -117,12 +117,6 @@ def _projected(column: Floats, state: dict[str, Floats]) -> Floats:
     return np.array([float(exact_sum(np.append(row * column, b))) for row, b in zip(weight, bias)])
 
 
-def illustration(image: Tensor) -> Tensor:
-    """What every location adds to the score of a class that is for bright places and against dark ones."""
-    centred = image[:, :1] - image[:, :1].mean()
-    return centred.relu().square() - (-centred).relu().square()
-
-
 def _trained(channels: int, num_classes: int, reduced_dim: int, class_rank: int) -> dict[str, Any]:
     """Numbers that a trained classifier could hold."""
     rng = np.random.default_rng(0)
@@ -142,7 +136,6 @@ METHOD = Method(
     training="squares for a class minus those against",
     inference="squares for a class minus those against",
     operators=(),
-    illustration=illustration,
     dynamic_channels=False,
     cases=(
         Case(

@@ -185,8 +185,14 @@ def companions(x: ArrayLike, channels: int, y_channels: int, **_: Any) -> tuple[
 
 
 def illustration(image: Tensor) -> Tensor:
-    """A joint entry of the picture and a vector that asks for what differs from the mean."""
-    return torch.tanh(3 * (image[:, :1] - image[:, :1].mean())) * 0.8
+    """A joint entry of every location and a vector that asks for what differs from the mean."""
+    layer = MLB2d(1, 1, joint_dim=1).eval()
+    state = {"weight": [[3.0]], "bias": [-3.0 * float(image.mean())]}
+    with torch.no_grad():
+        for name, values in state.items():
+            getattr(layer.project_x, name).copy_(torch.tensor(values).reshape_as(getattr(layer.project_x, name)))
+        layer.project_y.weight.fill_(1.0)
+        return layer(image[:, :1], image.new_ones(image.shape[0], 1))
 
 
 def _trained(channels: int, y_channels: int, joint_dim: int, output_dim: int | None = None) -> dict[str, Any]:
