@@ -255,7 +255,7 @@ def factored(d: int) -> tuple[int, int, int]:
 
     Example:
         >>> factored(16000), factored(8191)
-        ((16000, 160, 100), (16393, 169, 97))
+        ((16000, 200, 80), (16393, 169, 97))
     """
     lengths = [d, *range(2 * d - 1, 2 * d + 64)]
     small = [(length, n) for length in lengths for n in range(1, math.isqrt(length) + 1) if length % n == 0]
