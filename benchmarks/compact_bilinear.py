@@ -55,7 +55,7 @@ class Fourier(nn.Module):
         sketches = [row.new_zeros(len(row), d).index_add(1, hashes, row * signs) for row, hashes, signs in ends]
         spectra = [torch.fft.rfft(sketch) for sketch in sketches]
         z = torch.fft.irfft(spectra[0] * spectra[1], n=d).reshape(len(inputs[0]), -1, d)
-        return layer.normalised(z.sum(1))
+        return layer.finished(z.sum(1))
 
 
 def layer_for(d: int, shapes: Sequence[tuple[int, ...]], **finish: Any) -> Any:

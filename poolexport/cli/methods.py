@@ -53,7 +53,7 @@ def methods(names: tuple[str, ...], as_json: bool) -> None:
 
 def columns(rows: Sequence[Sequence[str]]) -> tuple[int, bool]:
     """How many columns fit beside each other without getting too narrow to read, and whether even two do not."""
-    gap, narrowest = 3, 15
+    gap, narrowest = 3, 20
     left = _show.width() - sum(max(len(row[position]) for row in rows) + gap for position in (0, 1))
     return min(len(rows[0]), 2 + max(0, left // (narrowest + gap))), left < -gap
 

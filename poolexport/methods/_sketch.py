@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from poolexport.methods._layers import Layer, require_choice, require_positive
+from poolexport.methods._signed_root import NORMS, normalised
 from poolexport_ops.compact_bilinear import compact_bilinear
 
-NORMS = ("none", "floor", "added")
 #: From so many pairs per bin on, a transform takes less time than adding them up.
 CROWDED = 12
 
@@ -44,8 +44,8 @@ class SketchLayer(Layer):
                 raise ValueError(f"{name} must be a positive int, got {value!r}")
         if not 0 <= sqrt_eps < math.inf:
             raise ValueError(f"sqrt_eps must be a finite number, not below 0, got {sqrt_eps!r}")
-        require_positive("norm_eps", norm_eps)
         require_choice("norm", norm, NORMS)
+        require_positive("norm_eps", norm_eps)
         require_choice("norm_over", norm_over, ("sample", "location"))
         self.sizes = channels
         self.output_dim = output_dim
@@ -83,20 +83,13 @@ class SketchLayer(Layer):
         z: Tensor = compact_bilinear(x, y, *ends, output_dim=self.output_dim, pooled=int(pooled), by=by)
         return z
 
-    def normalised(self, z: Tensor) -> Tensor:
+    def finished(self, z: Tensor) -> Tensor:
         """Signed root and l2 normalisation of (N, d, ...)."""
         if self.signed_sqrt:
             # A bin of 0 stays 0, and has no gradient: that of the root would be infinite.
             z = z.sign() * torch.where(z == 0, 1.0, z.abs() + z.new_tensor(self.sqrt_eps)).sqrt()
-        if self.norm == "none":
-            return z
-        axes = [1] if self.norm_over == "location" else list(range(1, z.dim()))
-        square = (z * z).sum(axes, keepdim=True)  # exported squares are powers, which take longer than products
-        if self.norm == "added":
-            return z / (square + z.new_tensor(self.norm_eps)).sqrt()
-        empty = square == 0
-        length = torch.where(empty, 0.0, torch.where(empty, 1.0, square).sqrt())
-        return z / torch.maximum(length, z.new_tensor(self.norm_eps))
+        axes = 1 if self.norm_over == "location" else tuple(range(1, z.dim()))
+        return normalised(z, self.norm, self.norm_eps, axes)
 
     def require_channels(self, *inputs: Tensor) -> None:
         for size, x in zip(self.sizes, inputs):

@@ -69,7 +69,7 @@ class _CompactBilinear(SketchLayer):
             raise ValueError(f"there is nothing to pool in an input of shape {tuple(x.shape)}")
         a, b = x.double().flatten(2), y.double().flatten(2)
         sketches = self.projection == "tensor_sketch"
-        z = self.normalised(self.sketched(a, b, pooled=self.sum_pool) if sketches else self._maclaurin(a, b))
+        z = self.finished(self.sketched(a, b, pooled=self.sum_pool) if sketches else self._maclaurin(a, b))
         if not self.sum_pool:
             z = z.reshape(x.shape[0], self.output_dim, *x.shape[2:])
             z = z.permute(0, 2, 3, 1) if self.channels_last else z
@@ -108,7 +108,7 @@ class CompactBilinearPool2d(_CompactBilinear):
         scale: "paper" or "code", the factor of "random_maclaurin".
         signed_sqrt: take the signed square root.
         sqrt_eps: added to the magnitude under the root, where it is not 0.
-        norm: "floor" divides by ``max(|z|, norm_eps)``, "added" by ``sqrt(|z|^2 + norm_eps)``, "none" by nothing.
+        norm: "floor" divides by ``max(|z|, norm_eps)``, "inside" by ``sqrt(|z|^2 + norm_eps)``, "none" by nothing.
         norm_eps: the bound, above 0.
         norm_over: without ``sum_pool``, normalise over the whole "sample", or each "location" on its own.
         channels_last: without ``sum_pool``, put the bins last.
@@ -129,7 +129,7 @@ class CompactBilinearPool2d(_CompactBilinear):
         tensor([[ 4.,  6., -6., -9.,  0.]])
 
     Source:
-        Gao, Beijbom, Zhang, Darrell, CVPR 2016, algorithms 1 and 2; its Matlab and Caffe code (``norm="added"``,
+        Gao, Beijbom, Zhang, Darrell, CVPR 2016, algorithms 1 and 2; its Matlab and Caffe code (``norm="inside"``,
         ``norm_eps=1e-7``); fast-MPN-COV (``sqrt_eps=1e-8``).
     """
 
@@ -190,7 +190,7 @@ class CompactBilinearFusion2d(_CompactBilinear):
         scale: "paper" or "code", the factor of "random_maclaurin".
         signed_sqrt: take the signed square root.
         sqrt_eps: added to the magnitude under the root, where it is not 0.
-        norm: "floor", "added" or "none".
+        norm: "floor", "inside" or "none".
         norm_eps: the bound, above 0.
         norm_over: without ``sum_pool``, normalise over the whole "sample", or each "location" on its own.
         channels_last: without ``sum_pool``, put the bins last.
@@ -363,7 +363,7 @@ METHOD = Method(
         Case("sketch", {"channels": 3, "output_dim": 64}, shape=(2, 3, 5, 6)),
         Case(
             "caffe",
-            {"channels": 4, "output_dim": 7, "seed": 11, "norm": "added", "norm_eps": 1e-7},
+            {"channels": 4, "output_dim": 7, "seed": 11, "norm": "inside", "norm_eps": 1e-7},
             shape=(2, 4, 5, 4),
         ),
         Case(
@@ -426,7 +426,7 @@ METHOD = Method(
         "seed": (1, 2, 1000),
         "scale": ("paper", "code"),
         "signed_sqrt": (True, False),
-        "norm": ("floor", "added", "none"),
+        "norm": ("floor", "inside", "none"),
         "norm_eps": (1e-12, 1e-7),
         "norm_over": ("sample", "location"),
         "channels_last": (False, True),

@@ -42,7 +42,7 @@ class _MultimodalCompactBilinear(SketchLayer):
         learn: make the signs parameters.
         signed_sqrt: take the signed square root.
         sqrt_eps: added to the magnitude under the root, where it is not 0.
-        norm: "floor" divides by ``max(|z|, norm_eps)``, "added" by ``sqrt(|z|^2 + norm_eps)``, "none" by nothing.
+        norm: "floor" divides by ``max(|z|, norm_eps)``, "inside" by ``sqrt(|z|^2 + norm_eps)``, "none" by nothing.
         norm_eps: the bound, above 0.
         norm_over: of maps, normalise the whole "sample", or each "location" on its own.
         dropout: share of the answer that training sets to 0, below 1.
@@ -65,7 +65,7 @@ class _MultimodalCompactBilinear(SketchLayer):
         tensor([[  0.,   0., -10., -15.]])
 
     Source:
-        Fukui, Park, Yang, Rohrbach, Darrell, Rohrbach, EMNLP 2016, section 3.1; vqa-mcb in Caffe (``norm="added"``,
+        Fukui, Park, Yang, Rohrbach, Darrell, Rohrbach, EMNLP 2016, section 3.1; vqa-mcb in Caffe (``norm="inside"``,
         ``norm_eps=1e-7``) and Torch7 (``norm_over="location"``).
     """
 
@@ -105,7 +105,7 @@ class _MultimodalCompactBilinear(SketchLayer):
         locations = x.double().unsqueeze(2).flatten(2)
         # Vectors meet every location.
         others = y.double().unsqueeze(2).flatten(2).expand(-1, -1, locations.shape[2])
-        z = self.normalised(self.sketched(locations, others, pooled=False))
+        z = self.finished(self.sketched(locations, others, pooled=False))
         z = z.reshape(x.shape[0], self.output_dim, *x.shape[2:])
         z = z.permute(0, 2, 3, 1) if self.channels_last and self.rank else z
         return F.dropout(z, self.dropout, self.training).to(x.dtype)
@@ -218,7 +218,7 @@ METHOD = Method(
         Case("vectors", {"channels": 5, "other_channels": 4, "output_dim": 32, "dropout": 0.5}, shape=(2, 5)),
         Case(
             "caffe",
-            {"channels": 4, "other_channels": 6, "output_dim": 7, "seed": 5, "norm": "added", "norm_eps": 1e-7},
+            {"channels": 4, "other_channels": 6, "output_dim": 7, "seed": 5, "norm": "inside", "norm_eps": 1e-7},
             shape=(2, 4),
         ),
         Case("many-pairs", {"channels": 9, "other_channels": 8, "output_dim": 5, "signed_sqrt": False}, shape=(2, 9)),
@@ -249,7 +249,7 @@ METHOD = Method(
         "output_dim": (1, 4, 13),
         "seed": (1, 2, 1000),
         "signed_sqrt": (True, False),
-        "norm": ("floor", "added", "none"),
+        "norm": ("floor", "inside", "none"),
         "norm_eps": (1e-12, 1e-7),
         "norm_over": ("sample", "location"),
         "channels_last": (False, True),

@@ -46,7 +46,7 @@ def test_a_misspelled_name_is_told_the_right_one(run: Run):
     assert result.stderr.startswith("error: there is no method 'sofpool'; did you mean softpool")
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80, 100, 120, 200])
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 120, 140, 200])
 def test_a_narrow_terminal_gets_fewer_columns_and_no_crumbs(columns: int):
     result = CliRunner(env={"COLUMNS": str(columns)}).invoke(main, ["methods"])
     lines = result.stdout.splitlines()
@@ -54,4 +54,4 @@ def test_a_narrow_terminal_gets_fewer_columns_and_no_crumbs(columns: int):
     assert max(map(len, lines)) <= columns
     assert len(lines) <= 2 + 3 * len(catalogue())
     assert "LearnedMixedPool" in result.stdout
-    assert ("paper" in lines[0]) == (columns >= 120)
+    assert ("paper" in lines[0]) == (columns >= 140)

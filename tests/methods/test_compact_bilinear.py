@@ -134,7 +134,7 @@ def test_published_constants():
     z = CompactBilinearPool2d(5, 11, **BARE).double()(x)
     root = z.sign() * z.abs().sqrt()
     matlab = CompactBilinearPool2d(5, 11).double()
-    caffe = CompactBilinearPool2d(5, 11, norm="added", norm_eps=1e-7).double()
+    caffe = CompactBilinearPool2d(5, 11, norm="inside", norm_eps=1e-7).double()
     mpn = CompactBilinearPool2d(5, 11, sqrt_eps=1e-8).double()
     torch.testing.assert_close(matlab(x), root / root.norm(dim=1, keepdim=True))
     torch.testing.assert_close(caffe(x), root * (root.square().sum(1, keepdim=True) + 1e-7) ** -0.5)
