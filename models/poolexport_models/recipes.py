@@ -44,10 +44,10 @@ _REMAKE_ALL = "make it with: python -m poolexport_models.train"
 RESIDUAL = frozenset({"dynopool", "lip", "maxblur", "s3pool", "softpool"})
 
 #: Passes over the images, and how many of them at the end under the inference rule, where the usual ones are too few:
-#: one layer leaves little of an image, the other is noisier in training than any.
-PASSES = MappingProxyType({"coordinate": (30, 5), "mixed_pooling_dropout": (25, 15)})
+#: one layer leaves little of an image, one is noisier in training than any, one divides its channels among its bins.
+PASSES = MappingProxyType({"coordinate": (30, 5), "mixed_pooling_dropout": (25, 15), "ps_roi": (30, 5)})
 #: Methods whose networks are trained with images of several sizes, because their point is to take any.
-SIZES = MappingProxyType({"spp": ((16, 16), (20, 24), (28, 20))})
+SIZES = MappingProxyType({"spp": ((16, 16), (20, 24), (28, 20), (24, 32), (32, 24))})
 
 Network = CompactCNN | ResidualCNN | StreamsCNN | RegionCNN
 

@@ -34,6 +34,8 @@ SHRINK = 1 / 8
 REPEATS = 4
 #: Pixels per side of the tiles of a photograph that a head pools one by one.
 TILE = 16
+#: Pictures side by side of a head that answers many numbers for every channel.
+MOST_PARTS = 4
 #: Passes over the photograph that are drawn of a layer that is random in training.
 DRAWS = 5
 #: Brightness that is the strongest red or blue where a pooled photograph is compared with plain averaging.
@@ -96,7 +98,7 @@ def pooled_photograph(method: str) -> np.ndarray:
     plan = recipe(method)
     model = load(method)
     layer = layer_in(plan, model)
-    channels = _features(model, layer, digits().test_images[:1]).shape[1]
+    channels = _features(model, layer, *plan.task.few()).shape[1]
     if plan.hole == "pool":
         return in_torch(layer, *_photograph_for(layer, channels))[0, 0]
     x = photograph()[0, 0].unfold(0, TILE, TILE).unfold(1, TILE, TILE)
@@ -107,7 +109,7 @@ def pooled_photograph(method: str) -> np.ndarray:
     # The first channel's numbers: a small map for every tile, or several of them one channel after the other.
     numbers = answers[:, 0] if answers.ndim == 4 and answers[0, 0].size > 1 else answers.reshape(len(answers), -1)
     if numbers.ndim == 2:
-        parts = max(1, numbers.shape[1] // channels)
+        parts = min(MOST_PARTS, max(1, numbers.shape[1] // channels))
         return np.concatenate([_scaled(numbers[:, i * channels].reshape(x.shape[:2])) for i in range(parts)], axis=1)
     return numbers.reshape(*x.shape[:2], *numbers.shape[1:]).swapaxes(1, 2).reshape(x.shape[0] * numbers.shape[1], -1)
 
@@ -135,13 +137,13 @@ def _photograph_for(layer: nn.Module, channels: int) -> tuple[Tensor, int]:
     return x, next(shrunk, REPEATS)
 
 
-def _features(model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
-    """What reaches a layer of the model when the model sees ``x``."""
+def _features(model: nn.Module, layer: nn.Module, *inputs: Tensor) -> Tensor:
+    """The map that reaches a layer of the model when the model sees some inputs."""
     seen: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     try:
         with torch.no_grad():
-            model(x)
+            model(*inputs)
     finally:
         hook.remove()
     return seen[0]

@@ -348,6 +348,13 @@ def companions(x: ArrayLike, other_channels: int, **_: Any) -> tuple[np.ndarray]
     return (np.random.default_rng(0).standard_normal(shape).astype(x.dtype),)
 
 
+def illustration(image: Tensor) -> Tensor:
+    """The bins, row by row, into which the products of all pairs of columns of the picture fall."""
+    columns = image[:, :1].transpose(1, 3)
+    pooled: Tensor = CompactBilinearPool2d(columns.shape[1], 64 * 64)(columns - columns.mean())
+    return pooled.unflatten(1, (1, 64, 64))
+
+
 METHOD = Method(
     (CompactBilinearPool2d,),
     summary="Sketches of the products of all pairs of channels, summed over the locations.",
@@ -355,6 +362,7 @@ METHOD = Method(
     reference=reference,
     training="sums of signed products by bin",
     inference="sums of signed products by bin",
+    illustration=illustration,
     operators=(compact_bilinear,),
     variants=(CompactBilinearFusion2d,),
     companions=companions,

@@ -122,6 +122,13 @@ def _root(sample: Floats, iterations: int) -> Floats:
     return root
 
 
+def illustration(image: Tensor) -> Tensor:
+    """The normalised root of the products of all pairs of columns of the picture."""
+    columns = image[:, :1].transpose(1, 3)
+    pooled: Tensor = ImprovedBilinearPool2d()(columns - columns.mean())
+    return pooled.unflatten(1, (1, columns.shape[1], -1))
+
+
 METHOD = Method(
     (ImprovedBilinearPool2d,),
     summary="Newton steps towards the square root of the bilinear matrix, then an element-wise root and the norm.",
@@ -129,6 +136,7 @@ METHOD = Method(
     reference=reference,
     training="approximate root of the second moments",
     inference="approximate root of the second moments",
+    illustration=illustration,
     operators=(second_moment, matrix_sqrt),
     cases=(
         Case("published", {}),

@@ -206,6 +206,13 @@ def _trained(channels: int, reduced: int) -> dict[str, Any]:
     }
 
 
+def illustration(image: Tensor) -> Tensor:
+    """The approximate root of the covariance of all pairs of columns of the picture."""
+    columns = image[:, :1].transpose(1, 3)
+    pooled: Tensor = ISQRTCOVPool2d(is_vec=False)(columns)
+    return pooled.unsqueeze(1)
+
+
 METHOD = Method(
     (ISQRTCOVPool2d,),
     summary="A few Newton-Schulz steps towards the square root of the channels' covariance.",
@@ -218,6 +225,7 @@ METHOD = Method(
     reference=reference,
     training="approximate root of the covariance",
     inference="approximate root of the covariance",
+    illustration=illustration,
     operators=(second_moment, matrix_sqrt, upper_triangle),
     cases=(
         Case("network", {}),

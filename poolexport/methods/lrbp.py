@@ -139,10 +139,10 @@ METHOD = Method(
     dynamic_channels=False,
     cases=(
         Case(
-            "few-classes",
-            {"channels": 3, "num_classes": 8, "reduced_dim": 4, "class_rank": 4},
+            "ten-classes",
+            {"channels": 3, "num_classes": 10, "reduced_dim": 8, "class_rank": 4},
             shape=(2, 3, 7, 5),
-            state=_trained(3, 8, 4, 4),
+            state=_trained(3, 10, 8, 4),
         ),
         Case(
             "rank-two",

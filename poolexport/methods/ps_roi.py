@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -124,14 +123,6 @@ def companions(
     return (boxes_to_try(x, spatial_scale),)
 
 
-def illustration(image: Tensor) -> Tensor:
-    """The middle of the image in 8 by 8 bins, each of them from an image that is darker than the one before."""
-    height, width = image.shape[2:]
-    box = torch.tensor([[0.0, width / 4, height / 4, 3 * width / 4, 3 * height / 4]])
-    shades = torch.linspace(1.0, 0.5, 64).view(1, -1, 1, 1)
-    return PSRoIPool2d(8)(image[:1, :1] * shades, box)
-
-
 METHOD = Method(
     (PSRoIPool2d,),
     summary="The mean of every bin of every box, over channels that belong to that bin alone.",
@@ -147,7 +138,6 @@ METHOD = Method(
     operators=(position_sensitive_roi_pool,),
     companions=companions,
     companion_axes=("R_",),
-    illustration=illustration,
     dynamic_channels=False,
     cases=(
         Case("2x2", {"output_size": 2, "spatial_scale": 0.5}, shape=(2, 4, 6, 7)),

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -141,13 +140,6 @@ def companions(
     return (boxes_to_try(x, spatial_scale),)
 
 
-def illustration(image: Tensor) -> Tensor:
-    """The middle of the image in 8 by 8 bins."""
-    height, width = image.shape[2:]
-    box = torch.tensor([[0.0, width / 4, height / 4, 3 * width / 4, 3 * height / 4]])
-    return RoIAlign2d(8)(image[:1], box)
-
-
 METHOD = Method(
     (RoIAlign2d,),
     summary="The mean of interpolated samples in every bin of every box.",
@@ -158,7 +150,6 @@ METHOD = Method(
     operators=(roi_align_pool,),
     companions=companions,
     companion_axes=("R_",),
-    illustration=illustration,
     cases=(
         Case("2x2", {"output_size": 2, "spatial_scale": 0.5}, shape=(2, 2, 6, 7)),
         Case("two-samples", {"output_size": (2, 3), "sampling_ratio": 2}, shape=(1, 2, 5, 6)),

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -99,13 +98,6 @@ def companions(x: ArrayLike, output_size: PerAxis, spatial_scale: float = 1.0) -
     return (boxes_to_try(x, spatial_scale),)
 
 
-def illustration(image: Tensor) -> Tensor:
-    """What is left of the middle of the image in 8 by 8 bins."""
-    height, width = image.shape[2:]
-    box = torch.tensor([[0.0, width / 4, height / 4, 3 * width / 4, 3 * height / 4]])
-    return RoIMaxPool2d(8)(image[:1], box)
-
-
 METHOD = Method(
     (RoIMaxPool2d,),
     summary="The largest cell of every bin of every box, on a map that the boxes share.",
@@ -116,7 +108,6 @@ METHOD = Method(
     operators=(roi_max_pool,),
     companions=companions,
     companion_axes=("R_",),
-    illustration=illustration,
     cases=(
         Case("3x3", {"output_size": 3, "spatial_scale": 0.5}, shape=(2, 3, 7, 9)),
         Case("2x5-whole-scale", {"output_size": (2, 5)}, shape=(1, 2, 6, 5)),

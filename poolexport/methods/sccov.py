@@ -188,6 +188,14 @@ def _log(channels: Floats, eps: float, unbiased: bool) -> Floats:
 
 WHY = "rounding of a matrix with eigenvalues of 1e8 and 1 is a share 1e-8 of the smaller, and of its logarithm"
 
+
+def illustration(image: Tensor) -> Tensor:
+    """The logarithm of the covariance of all pairs of columns of the picture."""
+    columns = image[:, :1].transpose(1, 3)
+    pooled: Tensor = SCCovPool2d(vec="full")(columns)
+    return pooled.unsqueeze(1)
+
+
 METHOD = Method(
     (SCCovPool2d,),
     summary="The matrix logarithm of the channels' covariance.",
@@ -200,6 +208,7 @@ METHOD = Method(
     reference=reference,
     training="logarithm of the covariance",
     inference="logarithm of the covariance",
+    illustration=illustration,
     operators=(second_moment, matrix_log, upper_triangle, global_max_pool),
     cases=(
         Case("network", {}),
