@@ -24,8 +24,9 @@ class StreamsCNN(nn.Module):
 
     Example:
         >>> import torch
-        >>> from poolexport.nn import MLBPool2d
-        >>> StreamsCNN(lambda channels: MLBPool2d(channels, channels, 8)).eval()(torch.rand(2, 1, 16, 20)).shape
+        >>> from poolexport.nn import HierarchicalBilinearPool2d
+        >>> model = StreamsCNN(lambda channels: HierarchicalBilinearPool2d(channels, joint_dim=8)).eval()
+        >>> model(torch.rand(2, 1, 16, 20)).shape
         torch.Size([2, 10])
 
     Source:
