@@ -24,13 +24,19 @@ class Foreign:
 
     Args:
         module: the layer.
+        key: what a choice for it may be named by: its path, or its class.
         choice: what the user chose for it, or None.
         dtype: floating type of the model's parameters.
     """
 
     module: nn.Module
+    key: str = ""
     choice: str | None = None
     dtype: torch.dtype = torch.float32
+
+    def chosen(self, name: str) -> str:
+        """The argument that makes this choice."""
+        return f"choices={{{self.key!r}: {name!r}}}"
 
     def get(self, name: str, default: Any = ...) -> Any:
         """An attribute of the layer, by its dotted name.
@@ -130,5 +136,5 @@ def carry(layer: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
             owner._parameters[leaf] = tensor if same else copied  # type: ignore[assignment]
         else:
             owner._buffers[leaf] = tensor.detach().clone().reshape(mine.shape)
-    tensor = next((t for t in tensors.values() if t.is_floating_point()), None)
-    return layer if tensor is None else layer.to(tensor.device, tensor.dtype)
+    real = next((t for t in tensors.values() if t.is_floating_point()), None)
+    return layer if real is None else layer.to(real.device, real.dtype)

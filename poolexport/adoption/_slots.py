@@ -108,6 +108,6 @@ def require_weights_of_its_own(model: nn.Module, path: str, old: nn.Module, new:
         tied = [name for name, p in other._parameters.items() if id(p) in lost]
         if id(other) not in inside and tied:
             raise InputError(
-                f"{path} ({type(old).__name__}) shares a weight with {where or 'the model'}.{tied[0]}, and cannot do so "
-                "as our layer, which holds it in another form; leave the layer alone"
+                f"{path} ({type(old).__name__}) shares a weight with {where or 'the model'}.{tied[0]}, and cannot do "
+                "so as our layer, which holds it in another form; leave the layer alone"
             )

@@ -120,7 +120,7 @@ def adopt(model: nn.Module, choices: Mapping[str, str] | None = None) -> Adopted
             continue
         where = f"{path or 'the model itself'} ({entry.name})"
         try:
-            ours, proven, proof = _settle(entry, Foreign(module, choice, dtype), where)
+            ours, proven, proof = _settle(entry, Foreign(module, path or entry.name, choice, dtype), where)
         except Unlike as reason:
             kept.append(Kept(path, found, str(reason)))
             continue
@@ -141,7 +141,7 @@ def _settle(entry: Entry, found: Foreign, where: str) -> tuple[Ours, bool, str]:
         with random_states_kept(0):
             candidates = list(entry.convert(found))
     except InputError as error:
-        raise InputError(f"{where}: {error}; or leave it alone: choices={{...: {KEEP!r}}}") from error
+        raise InputError(f"{where}: {error}; or leave it alone: {found.chosen(KEEP)}") from error
     except ValueError as error:
         raise Unlike(f"our layer refuses its options: {error}") from error
     names = [ours.name for ours in candidates if ours.name]
@@ -159,7 +159,7 @@ def _settle(entry: Entry, found: Foreign, where: str) -> tuple[Ours, bool, str]:
     if proof.same is None and len(candidates) > 1:
         raise InputError(
             f"{where}: {proof.words}, so it does not show which of these it is: {', '.join(names)}; choose one, as in "
-            f"choices={{...: {names[0]!r}}}"
+            f"{found.chosen(names[0])}"
         )
     if proof.same is None:
         return first, False, f"not compared: {proof.words}"
@@ -167,7 +167,7 @@ def _settle(entry: Entry, found: Foreign, where: str) -> tuple[Ours, bool, str]:
         return first, False, f"not compared: {first.if_different}"
     raise InputError(
         f"{where}: it does not compute what our layer of that name does: {proof.words}; it is another layer, so leave "
-        f"it alone: choices={{...: {KEEP!r}}}"
+        f"it alone: {found.chosen(KEEP)}"
     )
 
 

@@ -69,7 +69,7 @@ def edge_aware(found: Foreign) -> list[Ours]:
 def _of_binomial(filt: Tensor, size: tuple[int, ...], **options: Any) -> torch.nn.Module:
     """A layer for any number of channels, whose filter is not in the state dict."""
     _require_binomial(filt, size)
-    return ours.BlurPool2d(None, size, **options).to(filt.device, filt.dtype)  # type: ignore[no-any-return]
+    return ours.BlurPool2d(None, size, **options).to(filt.device, filt.dtype)
 
 
 def _require_binomial(filt: Tensor, size: tuple[int, ...]) -> None:

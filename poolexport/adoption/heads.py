@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from poolexport import nn as ours
@@ -87,7 +88,7 @@ def generalized_mean(found: Foreign) -> list[Ours]:
 def log_mean_exp(found: Foreign) -> list[Ours]:
     sharpness = found.get("r")
     learned = isinstance(sharpness, nn.Parameter)
-    layer = ours.LSEPool2d(float(sharpness), learned=learned, keepdim=not _flat(found))
+    layer = ours.LSEPool2d(float(torch.as_tensor(sharpness).detach()), learned=learned, keepdim=not _flat(found))
     meaning = "the logarithm of the mean exponential of every plane"
     return [Ours(carry(layer, {"r": sharpness}) if learned else layer, meaning, planes(2))]
 

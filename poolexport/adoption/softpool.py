@@ -43,7 +43,7 @@ def soft_pool(found: Foreign) -> list[Ours]:
         raise InputError(
             "two functions have this name: on a GPU every channel is weighed by itself, as in the paper; on the CPU "
             "all channels share the sum of their exponentials. Choose the one that the weights were trained with: "
-            'choices={...: "per_channel"} for the GPU, "summed" for the CPU, or "summed_clamped" for versions that '
+            f"{found.chosen('per_channel')} for the GPU, 'summed' for the CPU, or 'summed_clamped' for versions that "
             "drop negative answers there"
         )
     return [paper, *summed] if found.choice is not None or not found.get("force_inplace", False) else [*summed, paper]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,8 +66,9 @@ def fractional_max(found: Foreign) -> list[Ours]:
     double = found.dtype == torch.float64
     if samples is None and found.choice != "fixed":
         raise InputError(
-            "without _random_samples it draws its regions anew at every call, in eval mode too, and a file can hold one "
-            'draw only; choices={...: "fixed"} takes windows of one fixed draw, and draw_samples() of our layer another'
+            "without _random_samples it draws its regions anew at every call, in eval mode too, and a file can hold "
+            f"one draw only; {found.chosen('fixed')} keeps one fixed draw, which draw_samples() of our layer "
+            "can replace by others"
         )
     names = ("kernel_size", "output_size", "output_ratio", "return_indices")
     layer = _same_name(found)(
@@ -87,13 +89,13 @@ def fractional_max(found: Foreign) -> list[Ours]:
     return [Ours(layer, meaning, shapes, notes, name="fixed", training=True, dtype=dtype)]
 
 
-def _same_name(found: Foreign) -> Callable[..., torch.nn.Module]:
-    return getattr(ours, type(found.module).__name__)  # type: ignore[no-any-return]
+def _same_name(found: Foreign) -> Callable[..., Any]:
+    return getattr(ours, type(found.module).__name__)
 
 
-def _around(layer: torch.nn.Module) -> tuple[tuple[int, ...], ...]:
+def _around(layer: Any) -> tuple[tuple[int, ...], ...]:
     window = layer.window
-    return around(window.extent, window.strides)  # type: ignore[union-attr, arg-type]
+    return around(window.extent, window.strides)
 
 
 def _entries(name: str, convert: Callable[[Foreign], list[Ours]], ranks: str = "123") -> list[Entry]:
