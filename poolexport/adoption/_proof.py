@@ -39,12 +39,12 @@ def compare(module: nn.Module, ours: Ours) -> Proof:
     try:
         # In one copy, in which a weight that they share is shared.
         theirs, mine = copy.deepcopy((module, ours.layer))
+        theirs, mine = (part.cpu().to(ours.dtype).train(ours.training) for part in (theirs, mine))
     except Exception as error:
-        return Proof(None, f"it cannot be copied: {_first_line(error)}")
+        return Proof(None, f"it cannot be copied to compare it: {_first_line(error)}")
     for part in (*theirs.modules(), *mine.modules()):
         for name in HOOKS:
             getattr(part, name, {}).clear()
-    theirs, mine = (part.cpu().to(ours.dtype).train(ours.training) for part in (theirs, mine))
     worst, count, telling = 0.0, 0, False
     rounds = [False, True] if _share_all(theirs, mine) else [False]
     for moved in rounds:

@@ -23,6 +23,9 @@ HOOKS = (
 )
 
 
+COMPILED = "compiled TorchScript, in which nothing can be replaced; give the module it was made from"
+
+
 def duplicate(model: nn.Module, others: Mapping[str, nn.Module] | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """Copies of a model and of further modules; what they share is shared among the copies.
 
@@ -31,12 +34,8 @@ def duplicate(model: nn.Module, others: Mapping[str, nn.Module] | None = None) -
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise InputError(
-                f"{path or 'the model'} is compiled TorchScript, in which nothing can be replaced; give the module it "
-                "was made from"
-            )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(f"the model is {COMPILED}")
     try:
         return copy.deepcopy((model, dict(others or {})))
     except Exception as error:

@@ -99,6 +99,8 @@ def adopt(model: nn.Module, choices: Mapping[str, str] | None = None) -> Adopted
         >>> [(r.path, r.found, r.ours, r.proven) for r in adopted.replacements]
         [('1', 'torch.nn.modules.pooling.MaxPool2d', 'MaxPool2d(kernel_size=2, stride=2)', True)]
     """
+    if choices is not None and not isinstance(choices, Mapping):
+        raise InputError(f"choices must be a mapping of paths or class names to words, got {type(choices).__name__}")
     copied, _ = _slots.duplicate(model)
     choices = dict(choices or {})
     dtype = next((p.dtype for p in copied.parameters() if p.is_floating_point()), torch.float32)
@@ -115,7 +117,7 @@ def adopt(model: nn.Module, choices: Mapping[str, str] | None = None) -> Adopted
         done.add(id(module))
         choice, found = _choice(choices, places[id(module)], entry.name), _kind(module)
         if choice == KEEP:
-            above.append(path)
+            above += places[id(module)]
             kept.append(Kept(path, found, "as chosen"))
             continue
         where = f"{path or 'the model itself'} ({entry.name})"
@@ -144,6 +146,8 @@ def _settle(entry: Entry, found: Foreign, where: str) -> tuple[Ours, bool, str]:
         raise InputError(f"{where}: {error}; or leave it alone: {found.chosen(KEEP)}") from error
     except ValueError as error:
         raise Unlike(f"our layer refuses its options: {error}") from error
+    except (TypeError, AttributeError, RuntimeError) as error:
+        raise Unlike(f"it does not hold what a layer of that name holds: {error}") from error
     names = [ours.name for ours in candidates if ours.name]
     if found.choice is not None:
         candidates = [ours for ours in candidates if ours.name == found.choice]

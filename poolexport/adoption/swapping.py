@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 
 from poolexport.adoption import _slots
@@ -46,6 +47,7 @@ def swap(model: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
     for path in replacements:
         _require_path(path, known)
     for path in replacements:
+        _require_open(path, known)
         above = [other for other in replacements if path.startswith(f"{other}.")]
         if above:
             raise InputError(f"{path} lies inside of {above[0]}, which is replaced as well; name one of them")
@@ -64,6 +66,12 @@ def _require_path(path: object, known: Mapping[str, nn.Module]) -> None:
         near = difflib.get_close_matches(str(path), names, 3, 0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(names[:8]) or 'none at all'}"
         raise InputError(f"the model has no module at {path!r}; {hint}")
+
+
+def _require_open(path: str, known: Mapping[str, nn.Module]) -> None:
+    for place, module in known.items():
+        if isinstance(module, torch.jit.ScriptModule) and path.startswith(f"{place}."):
+            raise InputError(f"{path} lies inside of {place}, which is {_slots.COMPILED}")
 
 
 def _require_all_places(path: str, places: list[str], others: Mapping[str, nn.Module]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from poolexport import catalog
-from poolexport.adoption import attention, blur, dpp, heads, lip, softpool, torch_nn, windows
+from poolexport.adoption import attention, blur, dpp, heads, lip, rois, softpool, torch_nn, windows
 from poolexport.adoption._entry import Entry
 
 ENTRIES: tuple[Entry, ...] = (
@@ -17,6 +17,7 @@ ENTRIES: tuple[Entry, ...] = (
     *softpool.ENTRIES,
     *lip.ENTRIES,
     *dpp.ENTRIES,
+    *rois.ENTRIES,
 )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from poolexport import nn as ours
-from poolexport.adoption._entry import Entry, Foreign, Ours, around, planes
+from poolexport.adoption._entry import Entry, Foreign, Ours, Unlike, around, planes
 from poolexport.errors import InputError
 
 ROOT = "torch.nn"
@@ -64,6 +64,8 @@ def max_unpool(found: Foreign) -> list[Ours]:
 def fractional_max(found: Foreign) -> list[Ours]:
     samples = found.get("_random_samples")
     double = found.dtype == torch.float64
+    if found.dtype not in (torch.float32, torch.float64):
+        raise Unlike(f"in a {str(found.dtype).removeprefix('torch.')} model torch places its windows in that type")
     if samples is None and found.choice != "fixed":
         raise InputError(
             "without _random_samples it draws its regions anew at every call, in eval mode too, and a file can hold "

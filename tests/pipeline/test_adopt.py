@@ -354,9 +354,21 @@ def test_our_own_layers_are_left_alone():
 
 
 def test_a_layer_kept_by_choice_keeps_what_is_in_it():
-    found = poolexport.adopt(nn.Sequential(foreign.AdaptiveConcatPool2d()), {"AdaptiveConcatPool2d": "keep"})
+    layer = foreign.AdaptiveConcatPool2d()
+    found = poolexport.adopt(nn.Sequential(layer, layer), {"AdaptiveConcatPool2d": "keep"})
     assert found.replacements == []
     assert type(found.model[0].ap) is nn.AdaptiveAvgPool2d
+
+
+def test_layers_that_hold_something_else_are_kept():
+    wrong = foreign.GeM()
+    wrong.eps = None
+    empty = foreign.GeM(-1, learned=False)
+    halves = nn.FractionalMaxPool2d(2, output_size=3, _random_samples=SAMPLES)
+    found = poolexport.adopt(nn.Sequential(wrong, empty, halves, nn.Linear(2, 2)).half())
+    assert [record.path for record in found.kept] == ["0", "1", "2"]
+    words = ("does not hold what", "power must be a finite number above 0", "in a float16 model")
+    assert all(word in record.reason for word, record in zip(words, found.kept, strict=True))
 
 
 # The comparison can fail
@@ -423,7 +435,7 @@ def test_every_name_is_in_the_table_once_and_makes_what_it_says():
     names = [entry.name for entry in ENTRIES]
     assert len(set(names)) == len(names)
     layers = set(dir(poolexport.nn))
-    assert all(set(entry.ours) <= layers for entry in ENTRIES)
+    assert {entry.name for entry in ENTRIES if not set(entry.ours) <= layers} <= {"RoIPool", "RoIAlign", "PSRoIPool"}
 
 
 def test_an_entry_for_a_layer_that_we_lack_is_absent(monkeypatch: pytest.MonkeyPatch):
@@ -541,11 +553,13 @@ def test_hooks_are_carried_over_and_are_not_called():
 
 
 def test_hooks_inside_of_a_layer_would_be_lost_and_are_refused():
+    calls: list[str] = []
     model = nn.Sequential(foreign.SimplifiedLIP(3))
-    model[0].logit.gate.register_forward_hook(lambda *_: None)
+    model[0].logit.gate.register_forward_hook(lambda *_: calls.append("called"))
     with pytest.raises(InputError, match=r"0\.logit\.gate has hooks, which would be lost"):
         poolexport.adopt(model)
     assert poolexport.adopt(model, {"0": "keep"}).replacements == []
+    assert calls == []
 
 
 def test_a_weight_that_would_no_longer_be_shared_is_refused():
@@ -569,8 +583,19 @@ def test_a_layer_that_something_else_holds_is_refused():
 def test_what_is_no_model_is_refused():
     with pytest.raises(InputError, match=r"must be a torch\.nn\.Module, got int"):
         poolexport.adopt(3)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="1 is compiled TorchScript"):
-        poolexport.adopt(nn.Sequential(nn.ReLU(), torch.jit.script(nn.MaxPool2d(2))))
+    with pytest.raises(InputError, match="choices must be a mapping"):
+        poolexport.adopt(nn.MaxPool2d(2), "keep")  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_what_is_compiled_stays():
+    compiled = torch.jit.script(nn.Sequential(nn.MaxPool2d(2)))
+    model = nn.Sequential(compiled, nn.MaxPool2d(2)).eval()
+    assert [record.path for record in poolexport.adopt(model).replacements] == ["1"]
+    with pytest.raises(InputError, match="the model is compiled TorchScript"):
+        poolexport.adopt(compiled)
+    with pytest.raises(InputError, match=r"0\.0 lies inside of 0, which is compiled TorchScript"):
+        poolexport.swap(model, {"0.0": poolexport.nn.SoftPool2d(2)})
 
 
 def test_records_are_frozen(whole):
