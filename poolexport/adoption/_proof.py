@@ -126,7 +126,7 @@ def _move(layer: nn.Module) -> None:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {lines[0].partition('. ')[0]}" if lines else type(error).__name__
 
 
 def agrees(module: nn.Module, ours: Ours) -> bool:

@@ -21,7 +21,9 @@ def roi_max(found: Foreign) -> list[Ours]:
 def roi_align(found: Foreign) -> list[Ours]:
     options = {name: found.get(name) for name in ("spatial_scale", "sampling_ratio", "aligned")}
     layer = ours.RoIAlign2d(found.get("output_size"), **options)
-    return [_on_boxes(layer, "the mean of samples of every bin of every box, between four cells each", found)]
+    meaning = "the mean of samples of every bin of every box, between four cells each"
+    # torchvision has a second form, for machines without its compiled one, which differs beyond the border.
+    return [_on_boxes(layer, meaning, found, beyond=0.0, notes=("compared on boxes inside of the map",))]
 
 
 def ps_roi(found: Foreign) -> list[Ours]:
@@ -32,21 +34,32 @@ def ps_roi(found: Foreign) -> list[Ours]:
     return [_on_boxes(layer, meaning, found, 2 * rows * columns)]
 
 
-def _on_boxes(layer: torch.nn.Module, meaning: str, found: Foreign, channels: int = 3) -> Ours:
+def _on_boxes(
+    layer: torch.nn.Module,
+    meaning: str,
+    found: Foreign,
+    channels: int = 3,
+    beyond: float = 0.2,
+    notes: tuple[str, ...] = (),
+) -> Ours:
     scale = float(found.get("spatial_scale"))
 
     def boxes(x: Tensor) -> tuple[Tensor]:
-        """Boxes on every map, some beyond its border and one the wrong way round."""
+        """Boxes on every map, which may reach beyond its border, and one the wrong way round."""
         generator = torch.Generator().manual_seed(2)
         drawn = torch.rand((BOXES * x.shape[0], 2, 2), generator=generator, dtype=torch.float64)
-        corners = (1.4 * drawn - 0.2) * torch.tensor([x.shape[3], x.shape[2]], dtype=torch.float64) / scale
+        corners = (
+            ((1 + 2 * beyond) * drawn - beyond)
+            * torch.tensor([x.shape[3] - 1, x.shape[2] - 1], dtype=torch.float64)
+            / scale
+        )
         ordered = corners.sort(1).values
         ordered[0] = ordered[0].flip(0)
         maps = torch.arange(BOXES * x.shape[0], dtype=torch.float64) % x.shape[0]
         return (torch.cat([maps[:, None], ordered.flatten(1)], 1).to(x.dtype),)
 
     shapes = ((2, channels, *MAP), (1, channels, *(n + 1 for n in MAP)))
-    return Ours(layer, meaning, shapes, companions=boxes)
+    return Ours(layer, meaning, shapes, notes, companions=boxes)
 
 
 ENTRIES = (

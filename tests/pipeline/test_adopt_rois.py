@@ -49,11 +49,12 @@ class RoIPool(OnBoxes):
 
 
 class PSRoIPool(OnBoxes):
+    """torchvision's never reaches the last row and column of the map."""
+
     def bin(self, x: Tensor, box: Tensor, i: int, j: int, rows: int, columns: int) -> Tensor:
-        x1, y1 = (rounded(float(n)) * self.spatial_scale for n in box[1:3])
-        x2, y2 = (rounded(float(n) + 1) * self.spatial_scale for n in box[3:])
-        down = self.cells(y1, max(y2 - y1, 0.1) / rows, i, x.shape[2])
-        across = self.cells(x1, max(x2 - x1, 0.1) / columns, j, x.shape[3])
+        x1, y1, x2, y2 = (rounded(float(n) * self.spatial_scale) for n in box[1:])
+        down = self.cells(y1 * 1.0, max(y2 - y1, 1) / rows, i, x.shape[2] - 1)
+        across = self.cells(x1 * 1.0, max(x2 - x1, 1) / columns, j, x.shape[3] - 1)
         own = x[int(box[0]), i * columns + j :: rows * columns, down, across].flatten(1)
         return own.mean(1) if own.shape[1] else x.new_zeros(own.shape[0])
 
