@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from poolexport import nn as ours
 from poolexport.adoption._entry import Entry, Foreign, Ours, around
 from poolexport.adoption._proof import agrees
@@ -27,7 +29,6 @@ def soft_pool(found: Foreign) -> list[Ours]:
         shapes,
         tuple(notes),
         name="per_channel",
-        if_different=DIFFERENT,
     )
     shared = "all channels weighed by the sum of their exponentials, as by the package on the CPU"
     summed = [
@@ -39,14 +40,19 @@ def soft_pool(found: Foreign) -> list[Ours]:
         )
         for clamp in (False, True)
     ]
-    if found.choice is None and not found.get("force_inplace", False) and not agrees(found.module, paper):
+    in_place = found.get("force_inplace", False)
+    if in_place and found.choice is None:
+        return [*summed, paper]
+    if found.choice is None and not agrees(found.module, paper):
         raise InputError(
             "two functions have this name: on a GPU every channel is weighed by itself, as in the paper; on the CPU "
             "all channels share the sum of their exponentials. Choose the one that the weights were trained with: "
             f"{found.chosen('per_channel')} for the GPU, 'summed' for the CPU, or 'summed_clamped' for versions that "
             "drop negative answers there"
         )
-    return [paper, *summed] if found.choice is not None or not found.get("force_inplace", False) else [*summed, paper]
+    if any(agrees(found.module, other) for other in summed):
+        paper = replace(paper, if_different=DIFFERENT)
+    return [paper, *summed]
 
 
 ENTRIES = tuple(Entry(f"SoftPool{rank}d", soft_pool, (f"SoftPool{rank}d",)) for rank in (1, 2, 3))

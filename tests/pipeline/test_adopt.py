@@ -215,6 +215,36 @@ def test_which_half_comes_first_shows_in_what_a_copy_answers():
     assert adopted(foreign.AdaptiveConcatPool2d(averages_first=True))[0].combine == "concat_avg_max"
 
 
+# What is planted
+
+
+@pytest.mark.parametrize("fault", ["border", "window", "weights", "gate", "sum"])
+def test_a_fault_in_the_table_is_caught(fault: str, monkeypatch: pytest.MonkeyPatch):
+    from poolexport.adoption import blur, dpp, lip, windows
+
+    module = {
+        "border": lambda: foreign.BlurPool(3),
+        "window": lambda: foreign.AvgPool2dSame(3, 2),
+        "weights": lambda: foreign.DPP(3),
+        "gate": lambda: foreign.SimplifiedLIP(3),
+        "sum": foreign.FastAdaptiveCatAvgMaxPool,
+    }[fault]
+    model = nn.Sequential(seeded(module))
+    assert poolexport.adopt(model).replacements[0].proven
+    if fault == "border":
+        monkeypatch.setitem(blur.PADDINGS, "Reflection", "replicate")
+    elif fault == "window":
+        monkeypatch.setattr(windows, "_window", lambda found: ((3, 3), (3, 3)))
+    elif fault == "weights":
+        monkeypatch.setattr(dpp, "carry", lambda layer, tensors: layer)
+    elif fault == "gate":
+        monkeypatch.setattr(lip, "_coeff", lambda found, network: 11.9)
+    else:
+        monkeypatch.setattr(poolexport.nn.AvgMaxPool2d, "_combined", lambda self, average, largest: average + largest)
+    with pytest.raises(InputError, match="does not compute what our layer of that name does"):
+        poolexport.adopt(model)
+
+
 # What is ambiguous
 
 
@@ -250,9 +280,13 @@ def test_softpool_of_other_ranks(name, shape):
 
 
 def test_the_wrong_choice_is_caught_where_it_can_be():
-    model = nn.Sequential(foreign.SoftPool2d(2)).eval()
-    with pytest.raises(InputError, match="does not compute what our layer of that name does"):
-        poolexport.adopt(model, {"0": "summed_clamped"})
+    class SoftPool2d(foreign.SoftPool2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 1
+
+    for layer, choice in ((foreign.SoftPool2d(2), "summed_clamped"), (SoftPool2d(2), "per_channel")):
+        with pytest.raises(InputError, match="does not compute what our layer of that name does"):
+            poolexport.adopt(nn.Sequential(layer).eval(), {"0": choice})
 
 
 def test_torchs_own_draws_need_a_choice():
