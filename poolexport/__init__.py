@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from poolexport import nn as nn
+    from poolexport.adoption.adopting import Adopted as Adopted
+    from poolexport.adoption.adopting import adopt as adopt
+    from poolexport.adoption.swapping import swap as swap
     from poolexport.api import export as export
     from poolexport.api import verify as verify
     from poolexport.bundle import Bundle as Bundle
@@ -27,16 +30,19 @@ __version__ = "0.1.0"
 
 #: Where each public name lives. It is loaded on first use, so that opening a session does not import torch.
 _HOMES = {
+    "Adopted": "poolexport.adoption.adopting",
     "Bundle": "poolexport.bundle",
     "ExportError": "poolexport.errors",
     "InputError": "poolexport.errors",
     "ParityError": "poolexport.errors",
     "PoolExportError": "poolexport.errors",
     "Verdict": "poolexport.pipeline.verify",
+    "adopt": "poolexport.adoption.adopting",
     "export": "poolexport.api",
     "methods": "poolexport.catalog",
     "nn": "poolexport.nn",
     "session": "poolexport.runtime",
+    "swap": "poolexport.adoption.swapping",
     "verify": "poolexport.api",
 }
 

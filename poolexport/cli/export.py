@@ -15,6 +15,7 @@ from poolexport.cli import _graph, _inputs, _model, _progress, _show
 if TYPE_CHECKING:
     from torch import nn
 
+    from poolexport.adoption.adopting import Adopted
     from poolexport.bundle import Bundle, Manifest
 
 
@@ -35,6 +36,14 @@ if TYPE_CHECKING:
 )
 @click.option("--opset", type=int, metavar="N", help="Version of the standard operators, 18 to 23; 20 by default.")
 @click.option("--portable", is_flag=True, help="Standard operators only, for runtimes without model-local functions.")
+@click.option("--adopt", is_flag=True, help="First replace pooling layers of torch and other packages by ours.")
+@click.option(
+    "--choice",
+    "choices",
+    multiple=True,
+    metavar="LAYER=MEANING",
+    help="With --adopt: what a layer, named by its path or class, means; keep leaves it alone.",
+)
 @click.option("--no-verify", is_flag=True, help="Write the file without comparing it; it says UNVERIFIED.")
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
 @click.option(
@@ -53,6 +62,8 @@ def export(
     dynamic: str | None,
     opset: int | None,
     portable: bool,
+    adopt: bool,
+    choices: tuple[str, ...],
     no_verify: bool,
     force: bool,
     out: Path | None,
@@ -72,6 +83,7 @@ def export(
       poolexport export net.py:build --weights net.safetensors --input 1x3x32x32 --dynamic N,H,W
     """
     shapes = _inputs.parse(inputs)
+    chosen = _chosen(adopt, choices)
     with _progress.progress() as progress:
         import torch
 
@@ -81,7 +93,12 @@ def export(
         target = out if out is not None else Path(_model.split(factory)[1].rpartition(".")[2])
         require_free(target, force=force)
         loaded = _model.load(factory, weights, getattr(torch, dtype))
-        model = loaded.model
+        model, adopted = loaded.model, None
+        if adopt:
+            from poolexport.adoption import adopting
+
+            adopted = adopting.adopt(model, chosen)
+            model = adopted.model
         shapes = _inputs.in_order(shapes, model)
         bundle = api.export(
             model,
@@ -100,14 +117,44 @@ def export(
     if as_json:
         layers = [{"path": path, "layer": layer, "inference": rule} for path, layer, rule in rules]
         facts = {"path": str(bundle.path), "model": str(bundle.model), "weights": loaded.weights, "pooling": layers}
+        if adopted is not None:
+            facts |= {"adopted": list(map(asdict, adopted.replacements)), "kept": list(map(asdict, adopted.kept))}
         _show.document({**facts, "verdict": manifest.verdict, "manifest": asdict(manifest)})
         return
-    _show.out(_show.facts(summary(bundle, loaded.weights, rules)))
+    _show.out(_show.facts([*summary(bundle, loaded.weights, rules), *told(adopted)]))
     feed = ", ".join(
         f"{port.name!r}: {port.name if port.name.isidentifier() and not iskeyword(port.name) else f'x{position}'}"
         for position, port in enumerate(manifest.inputs)
     )
     _show.out("", f"run it in Python: poolexport.session({str(bundle.path)!r}).run(None, {{{feed}}})")
+
+
+def _chosen(adopt: bool, choices: tuple[str, ...]) -> dict[str, str]:
+    """What --choice says, by path or class."""
+    if choices and not adopt:
+        raise click.UsageError("--choice says what an adopted layer means; it needs --adopt")
+    pairs = [choice.rpartition("=") for choice in choices]
+    for (key, _, meaning), choice in zip(pairs, choices):
+        if not key or not meaning:
+            raise click.UsageError(f"--choice {choice!r} is not LAYER=MEANING, as in SoftPool2d=per_channel")
+    return {key: meaning for key, _, meaning in pairs}
+
+
+def told(adopted: Adopted | None) -> list[tuple[str, RenderableType]]:
+    """Which layers were replaced, by what, and how that is known, in rows."""
+    if adopted is None:
+        return []
+    changed = [
+        f"{record.path or '(the model itself)'}  {record.found.rpartition('.')[2]} is {record.ours.partition('(')[0]}: "
+        f"{record.meaning} ({record.proof})"
+        for record in adopted.replacements
+    ]
+    left = [
+        f"{record.path or '(the model itself)'}  {record.found.rpartition('.')[2]}: {record.reason}"
+        for record in adopted.kept
+    ]
+    rows = [("adopted", changed or ["no layer"]), ("kept", left)]
+    return [("" if position else label, line) for label, lines in rows for position, line in enumerate(lines)]
 
 
 def pooling(model: nn.Module, manifest: Manifest) -> list[tuple[str, str, str]]:
