@@ -2,8 +2,8 @@
 
     PoolExportError
     ├── InputError            what was given cannot be used                     (exit code 2)
-    │   ├── ModeError         a module is in training mode
     │   ├── RandomnessError   the answer would differ from run to run
+    │   │   └── ModeError     a module is in training mode
     │   ├── OutputError       the target cannot be written
     │   └── MissingExtraError an optional package is not installed
     ├── ExportError           torch could not turn the model into a graph       (exit code 2)
@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from poolexport.pipeline.audit import Audit
     from poolexport.pipeline.verify import Verdict
 
 
@@ -30,12 +31,16 @@ class InputError(PoolExportError, ValueError):
     """What was given cannot be used."""
 
 
-class ModeError(InputError):
-    """A module is in training mode."""
-
-
 class RandomnessError(InputError):
-    """The answer would differ from run to run."""
+    """The answer would differ from run to run; ``audit`` holds everything that makes it differ, where that is known."""
+
+    def __init__(self, message: str, audit: Audit | None = None) -> None:
+        super().__init__(message)
+        self.audit = audit
+
+
+class ModeError(RandomnessError):
+    """A module is in training mode."""
 
 
 class OutputError(InputError):

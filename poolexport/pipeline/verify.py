@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from poolexport import stress
 from poolexport.errors import InputError, ParityError
+from poolexport.pipeline._run import copy_of, run
 from poolexport.pipeline._state import random_states_kept, tensors_of
-from poolexport.pipeline.prepare import copy_of, require_eval, require_repeatable, run
+from poolexport.pipeline.prepare import require_settled
 from poolexport.runtime import Source, session
 from poolexport.tolerance import FACTOR, Judgement, judge
 
@@ -117,14 +118,13 @@ def verify(
         ParityError: the answers differ; the error holds the verdict.
     """
     bounds = _bounds(factor, rtol, atol)
-    require_eval(model)
     runtime = session(path)
     ports = runtime.get_inputs()
     _require_same_inputs(ports, example)
     # A copy takes the wear: the model may count its calls in places that no state_dict knows.
     original = copy_of(model)
     with random_states_kept(seed):
-        require_repeatable(original, example)
+        require_settled(original, example)
         precise = _in_float64(original, example)
         shaken = _shaken(precise, example, seed) if precise else None
         plan = list(_inputs(ports, example, seed))
