@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from poolexport import nn as nn
+    from poolexport.api import audit as audit
     from poolexport.api import export as export
     from poolexport.api import verify as verify
     from poolexport.bundle import Bundle as Bundle
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from poolexport.errors import InputError as InputError
     from poolexport.errors import ParityError as ParityError
     from poolexport.errors import PoolExportError as PoolExportError
+    from poolexport.errors import RandomnessError as RandomnessError
+    from poolexport.pipeline.audit import Audit as Audit
     from poolexport.pipeline.verify import Verdict as Verdict
     from poolexport.runtime import session as session
 
@@ -27,12 +30,15 @@ __version__ = "0.1.0"
 
 #: Where each public name lives. It is loaded on first use, so that opening a session does not import torch.
 _HOMES = {
+    "Audit": "poolexport.pipeline.audit",
     "Bundle": "poolexport.bundle",
     "ExportError": "poolexport.errors",
     "InputError": "poolexport.errors",
     "ParityError": "poolexport.errors",
     "PoolExportError": "poolexport.errors",
+    "RandomnessError": "poolexport.errors",
     "Verdict": "poolexport.pipeline.verify",
+    "audit": "poolexport.api",
     "export": "poolexport.api",
     "methods": "poolexport.catalog",
     "nn": "poolexport.nn",

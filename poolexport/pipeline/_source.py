@@ -71,7 +71,7 @@ def calling_line() -> str:
 
 def forward_of(module: nn.Module) -> str:
     """Where the forward of a module is written; empty where it has no source."""
-    forward: Any = type(module).forward
+    forward: Any = inspect.unwrap(type(module).forward)
     try:
         return place(inspect.getsourcefile(forward) or "", inspect.getsourcelines(forward)[1])
     except (OSError, TypeError):

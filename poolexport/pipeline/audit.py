@@ -23,9 +23,10 @@ from poolexport.pipeline._run import copy_of, run
 from poolexport.pipeline._source import LineWatch, calling_line, forward_of
 from poolexport.pipeline._state import random_states_kept, tensors_of
 
-TRAINING, TORCH, PYTHON, NUMPY, GENERATOR, SYSTEM, MEMORY, UNKNOWN = (
+TRAINING, TORCH, TORCH_OWN, PYTHON, NUMPY, GENERATOR, SYSTEM, MEMORY, UNKNOWN = (
     "training mode",
     "torch",
+    "torch generator",
     "python",
     "numpy",
     "generator",
@@ -38,6 +39,7 @@ FROZEN = "the tracer would freeze one value of it into the graph; draw only wher
 ADVICE = {
     TRAINING: "call model.eval() on the whole model",
     TORCH: FIXED,
+    TORCH_OWN: FROZEN,
     PYTHON: FROZEN,
     NUMPY: FROZEN,
     GENERATOR: FROZEN,
@@ -61,11 +63,12 @@ class Culprit:
         path: dotted path of the module; empty for the model itself.
         layer: class of that module.
         kind: "training mode" (a module is in it), "torch", "python" or "numpy" (it draws from their generators),
-            "generator" (from one of its own), "system" (from the operating system), "memory" (its answer depends on
+            "torch generator" or "generator" (from another one, of torch or of Python and numpy), "system" (from the operating system), "memory" (its answer depends on
             earlier calls), or "unknown" (its answers differ, and nothing that is watched was drawn from).
         source: ``file:line`` of the user's code that did it; empty where there is none.
         drawn: what is drawn, in a few words.
         advice: what to do about it.
+        draws: what a module in training mode draws.
     """
 
     path: str
@@ -74,6 +77,7 @@ class Culprit:
     source: str
     drawn: str
     advice: str
+    draws: tuple[Culprit, ...] = ()
 
     def __str__(self) -> str:
         who = f"{self.path} ({self.layer})" if self.path else f"the model itself ({self.layer})"
@@ -150,30 +154,31 @@ def examine(model: nn.Module, args: Sequence[Tensor], seeds: Sequence[int] = SEE
     drawn = tuple(watch.culprits())
     modes = tuple(_in_training(model, watch, drawn))
     culprits = (*modes, *(c for c in drawn if c.path not in {mode.path for mode in modes}))
-    explained = bool(drawn)
-    if len(records) > 1:
-        memory = _first_difference(records[0], records[1])
-        if memory is not None and not any(c.kind in (GENERATOR, SYSTEM) for c in drawn):
-            culprits = (*culprits, _of_difference(model, memory, MEMORY, "its answer depends on earlier calls"))
-            explained = True
+    known = {c.path for c in drawn if c.kind in (GENERATOR, SYSTEM)}
+    for other in records[1:2]:
+        text = "its answer depends on earlier calls"
+        culprits += tuple(_of_differences(model, records[0], other, known, MEMORY, text))
+    known = {c.path for c in culprits}
     for other in records[2:]:
-        unknown = _first_difference(records[0], other)
-        if unknown is not None and not explained:
-            text = "two runs on the same input differ, though no generator that is known was drawn from"
-            culprits = (*culprits, _of_difference(model, unknown, UNKNOWN, text))
-            explained = True
+        text = "two runs on the same input differ, though no generator that is known was drawn from"
+        culprits += tuple(_of_differences(model, records[0], other, known, UNKNOWN, text))
+        known = {c.path for c in culprits}
     return Audit(culprits, called)
 
 
-def draws(model: nn.Module, args: Sequence[Tensor], *, seed: int) -> list[Culprit]:
-    """What a single run draws."""
-    return [c for c in examine(model, args, (seed,)).culprits if c.kind != TRAINING]
-
-
-def _of_difference(model: nn.Module, call: str, kind: str, text: str) -> Culprit:
-    path = "" if call == OUTPUT else call.partition(" (")[0]
-    module = model.get_submodule(path)
-    return Culprit(path, type(module).__name__, kind, forward_of(module), text, ADVICE[kind])
+def _of_differences(
+    model: nn.Module, first: Record, other: Record, known: Collection[str], kind: str, text: str
+) -> Iterator[Culprit]:
+    """The innermost modules that answer one input in two ways, other than those that are known to."""
+    found = set(known)
+    for call, (inputs, outputs) in first.items():
+        path = "" if call == OUTPUT else call.partition(" (")[0]
+        inside = any(not path or culprit == path or culprit.startswith(f"{path}.") for culprit in found)
+        if inside or call not in other or not _same(inputs, other[call][0]) or _same(outputs, other[call][1]):
+            continue
+        found.add(path)
+        module = model.get_submodule(path)
+        yield Culprit(path, type(module).__name__, kind, forward_of(module), text, ADVICE[kind])
 
 
 def _in_training(model: nn.Module, watch: _Watch, drawn: Collection[Culprit]) -> Iterator[Culprit]:
@@ -181,10 +186,10 @@ def _in_training(model: nn.Module, watch: _Watch, drawn: Collection[Culprit]) ->
     for path, module in model.named_modules():
         if not module.training:
             continue
-        theirs = [c for c in drawn if c.path == path]
-        what = f" and draws {theirs[0].drawn.removeprefix('draws ')}" if theirs else ""
+        theirs = tuple(c for c in drawn if c.path == path)
+        text = " and ".join(["is in training mode", *(c.drawn for c in theirs)])
         source = theirs[0].source if theirs else watch.called_at.get(path, "")
-        yield Culprit(path, type(module).__name__, TRAINING, source, f"is in training mode{what}", ADVICE[TRAINING])
+        yield Culprit(path, type(module).__name__, TRAINING, source, text, ADVICE[TRAINING], theirs)
 
 
 @dataclass
@@ -225,13 +230,15 @@ class _Watch(TorchDispatchMode):
             self._watch(random._inst, "Python's random", PYTHON)  # type: ignore[attr-defined]
             self._watch(np.random.mtrand._rand, "numpy.random", NUMPY)  # type: ignore[attr-defined]
             for path, module in self._model.named_modules():
-                for name, held in _held(module):
+                for name, held in held_generators(module):
                     self._watch(held, ".".join(filter(None, (path, name))))
                 self._hook(stack, path, module)
             stack.callback(self._restore)
-            stack.enter_context(self._lines)
             super().__enter__()
             stack.callback(super().__exit__, None, None, None)
+            # The first operator under a mode makes torch import its compiler, which takes minutes where lines are watched.
+            torch.empty(0)
+            stack.enter_context(self._lines)
             self._torch = _torch_state()
             self._stack = stack.pop_all()
         return self
@@ -241,15 +248,18 @@ class _Watch(TorchDispatchMode):
         self._entered.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **(kwargs or {}))
+        before = _torch_state()
         result = func(*args, **(kwargs or {}))
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        self._torch = _torch_state()
+        own = (kwargs or {}).get("generator") is not None
+        # Some operators that may draw do so in training only.
+        if own or self._torch != before:
             shapes = [tuple(t.shape) for t in tensors_of(result)]
             shown = ", ".join("x".join(map(str, shape)) or "a number" for shape in shapes)
-            own = (kwargs or {}).get("generator") is not None
-            kind = GENERATOR if own else TORCH
-            name = func.overloadpacket.__name__
-            self._add(kind, f"draws {name} of {shown}{' from a generator of its own' if own else ''}", calling_line())
-            self._torch = _torch_state()
+            text = f"draws {func.overloadpacket.__name__} of {shown}"
+            self._add(TORCH_OWN if own else TORCH, f"{text} from a generator of its own" if own else text, calling_line())
         return result
 
     def _hook(self, stack: ExitStack, path: str, module: nn.Module) -> None:
@@ -338,16 +348,14 @@ def _held(module: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
+def held_generators(module: nn.Module) -> list[tuple[str, Any]]:
+    """Generators of Python and numpy that a module holds, by the name of the attribute."""
+    kinds = (random.Random, np.random.RandomState, np.random.Generator)
+    return [(name, value) for name, value in _held(module) if isinstance(value, kinds)]
+
+
 def _torch_state() -> bytes:
     return torch.get_rng_state().numpy().tobytes()
-
-
-def _first_difference(first: Record, other: Record) -> str | None:
-    """The first module that answers the same input differently."""
-    for path, (inputs, outputs) in first.items():
-        if path in other and _same(inputs, other[path][0]) and not _same(outputs, other[path][1]):
-            return path
-    return None
 
 
 @contextmanager

@@ -7,19 +7,20 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import onnx_ir as ir
 import torch
 
-from poolexport.errors import ExportError, RandomnessError
+from poolexport.errors import ExportError, InputError, RandomnessError
 from poolexport.graph import RANDOM_OPERATORS as RANDOM_OPERATORS
 from poolexport.graph import is_random
 from poolexport.pipeline._ports import settle_ports
 from poolexport.pipeline._state import random_states_kept
 from poolexport.pipeline.prepare import Prepared
+from poolexport.pipeline.randomness import kept
 
 #: A bound this large is none: the tracer uses it for lengths in general.
 UNBOUNDED = 2**31 - 1
@@ -31,7 +32,7 @@ def export(prepared: Prepared) -> ir.Model:
 
     Raises:
         ExportError: torch cannot export the model, or an axis cannot be dynamic.
-        RandomnessError: the graph holds a random operator.
+        RandomnessError: the graph holds a random operator that no policy keeps.
     """
     shapes = _dynamic_shapes(prepared)
     with _quiet(), random_states_kept(), torch.no_grad():
@@ -48,8 +49,12 @@ def export(prepared: Prepared) -> ir.Model:
                 verbose=False,
             )
         except Exception as error:
-            if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):
+            causes = _causes(error)
+            if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
                 raise KeyboardInterrupt from error
+            refused = next((cause for cause in causes if isinstance(cause, InputError)), None)
+            if refused is not None:
+                raise refused from None
             raise ExportError(_explain(error, prepared)) from error
     assert program is not None
     model = program.model
@@ -63,7 +68,7 @@ def export(prepared: Prepared) -> ir.Model:
     names = _name_axes(model, prepared)
     assert program.exported_program is not None
     _require_unbounded(program.exported_program.range_constraints, names)
-    require_no_randomness(model)
+    require_no_randomness(model, kept(prepared.randomness))
     return model
 
 
@@ -75,14 +80,14 @@ def _dynamic_shapes(prepared: Prepared) -> tuple[Any, ...]:
     return (*shapes[:variadic], tuple(shapes[variadic:])) if variadic < len(shapes) else tuple(shapes)
 
 
-def require_no_randomness(model: ir.Model) -> None:
-    """Raise a RandomnessError naming every module that left a random operator in the graph."""
+def require_no_randomness(model: ir.Model, allowed: Collection[str] = ()) -> None:
+    """Raise a RandomnessError naming every module that left a random operator in the graph; some are ``allowed``."""
     graphs = [model.graph, *(function.graph for function in model.functions.values())]
     culprits = [
         f"{node.op_type} from {module_path(node) or 'the model itself'}"
         for graph in graphs
         for node in graph.all_nodes()
-        if is_random(node)
+        if is_random(node) and module_path(node) not in allowed
     ]
     if culprits:
         raise RandomnessError(

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from poolexport import catalog
-from poolexport.errors import InputError, ModeError, RandomnessError
+from poolexport.errors import InputError
 from poolexport.pipeline._run import copy_of, run
 from poolexport.pipeline._state import tensors_of
-from poolexport.pipeline.audit import TRAINING, Audit, examine
+from poolexport.pipeline.randomness import Policies, settle
 
 #: Versions of the standard operators that the exporter writes and onnxruntime runs.
 OPSETS = range(18, 24)
@@ -25,6 +25,8 @@ DEFAULT_OPSET = 20
 #: Bytes of weights that fit into one file.
 LARGEST = 2**31 - 2**24
 
+#: What a layer does in the file whose draws were kept or fixed, in place of its inference rule.
+DRAWS = {"keep": "its training rule, drawn anew at every run", "fixed": "its training rule, drawn once"}
 DynamicShapes = Mapping[Any, Any] | Sequence[Any] | None
 
 
@@ -42,6 +44,7 @@ class Prepared:
         opset: version of the standard operators.
         inference_rules: for every layer that is random in training, the fixed rule it follows, by dotted path.
         layers: method name of every pooling layer of ours, by dotted path.
+        randomness: what became of the layers that a policy decided about, by dotted path.
     """
 
     model: nn.Module
@@ -53,6 +56,7 @@ class Prepared:
     opset: int
     inference_rules: Mapping[str, str]
     layers: Mapping[str, str]
+    randomness: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(
@@ -63,12 +67,13 @@ def prepare(
     opset: int | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    randomness: Policies | None = None,
 ) -> Prepared:
     """Check that a model can be exported, and copy it.
 
     Raises:
-        ModeError: a module is in training mode.
-        RandomnessError: two runs of the model on one input differ.
+        ModeError: a module is in training mode; with it, everything else that is random is named.
+        RandomnessError: the answer would differ from run to run; everything that makes it differ is named.
         InputError: anything else that cannot be used.
     """
     if not isinstance(model, nn.Module):
@@ -87,8 +92,8 @@ def prepare(
     names = _input_names(model, examples, input_names)
     axes = _axes(names, examples, dynamic_shapes)
     duplicate = copy_of(model)
-    called = require_settled(duplicate, examples)
     examples = tuple(_traceable(x, named) for x, named in zip(examples, axes))
+    settled = settle(duplicate, examples, randomness)
     count = len(tensors_of(run(duplicate, examples)))
     if count == 0:
         raise InputError("the model returns no tensor; its forward must return a tensor or a structure of tensors")
@@ -98,7 +103,7 @@ def prepare(
     taken = [*names, *outputs]
     if len(set(taken)) != len(taken):
         raise InputError(f"input and output names must differ, got {taken}")
-    found = {path: catalog.method_of(module) for path, module in model.named_modules() if path in called}
+    found = {path: catalog.method_of(module) for path, module in model.named_modules() if path in settled.called}
     ours = {path or "(the model itself)": method for path, method in found.items() if method}
     modules = dict(model.named_modules())
     return Prepared(
@@ -110,36 +115,14 @@ def prepare(
         axes=axes,
         opset=opset,
         inference_rules={
-            path: method.inference_rule(modules[path if path in modules else ""])
+            path: DRAWS.get(settled.policies.get(path, "").partition("(")[0])
+            or method.inference_rule(modules[path if path in modules else ""])
             for path, method in ours.items()
             if method.random
         },
         layers={path: method.name for path, method in ours.items()},
+        randomness=settled.policies,
     )
-
-
-def require_settled(model: nn.Module, args: Sequence[Tensor]) -> set[str]:
-    """The dotted paths of the modules that are called.
-
-    Raises:
-        ModeError: a module is in training mode; with it, everything else that is random is named.
-        RandomnessError: the answer would differ from run to run; everything that makes it differ is named.
-    """
-    if model.training:
-        raise ModeError("the model is in training mode; call model.eval() before exporting it")
-    found = examine(model, args)
-    if found.clean:
-        return set(found.called)
-    raise refusal(found)
-
-
-def refusal(found: Audit) -> RandomnessError:
-    """The error that names every culprit."""
-    kind = ModeError if any(culprit.kind == TRAINING for culprit in found.culprits) else RandomnessError
-    count = f"{len(found.culprits)} places" if len(found.culprits) > 1 else "one place"
-    listed = "; ".join(f"({n}) {culprit}" for n, culprit in enumerate(found.culprits, 1))
-    listed = listed if len(found.culprits) > 1 else str(found.culprits[0])
-    return kind(f"the answer would differ from run to run, because of {count}: {listed}", found)
 
 
 def _examples(args: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
 from poolexport import stress
+from poolexport.bundle import model_path
 from poolexport.errors import InputError, ParityError
+from poolexport.graph import random_outputs
 from poolexport.pipeline._run import copy_of, run
 from poolexport.pipeline._state import random_states_kept, tensors_of
-from poolexport.pipeline.prepare import require_settled
+from poolexport.pipeline.randomness import Policies, kept, settle
 from poolexport.runtime import Source, session
 from poolexport.tolerance import FACTOR, Judgement, judge
 
@@ -66,20 +70,26 @@ class Verdict:
         skipped: shapes that the model itself refuses, with its reason.
         truth: "float64", or "float32" where the model cannot run in float64.
         bound: how far an answer was allowed to be from the truth.
+        random: names of the outputs that the file draws; of those, only shape and type were compared.
     """
 
     checks: tuple[Check, ...]
     skipped: tuple[str, ...] = ()
     truth: str = "float64"
     bound: str = ""
+    random: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        return bool(self.checks) and all(check.passed for check in self.checks)
+        """Whether every output was compared, and is right."""
+        return self.word == "PASS"
 
     @property
     def word(self) -> str:
-        return "PASS" if self.passed else "FAIL"
+        """"PASS", "FAIL", or "UNVERIFIED" where nothing is wrong but random outputs could not be compared."""
+        if not self.checks or self.failures:
+            return "FAIL"
+        return "UNVERIFIED" if self.random else "PASS"
 
     @property
     def failures(self) -> tuple[Check, ...]:
@@ -100,6 +110,7 @@ def verify(
     rtol: float | None = None,
     atol: float | None = None,
     seed: int = 0,
+    randomness: Policies | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
     """Compare a file with the model it was made from.
@@ -111,6 +122,7 @@ def verify(
         factor: how many times farther from the truth than torch the file may be.
         rtol, atol: replace that rule by ``error <= atol + rtol * scale``.
         seed: of the values tried; the same seed gives the same verdict.
+        randomness: the policies that the file was made with.
         progress: called with (stage, done, total).
 
     Raises:
@@ -124,7 +136,8 @@ def verify(
     # A copy takes the wear: the model may count its calls in places that no state_dict knows.
     original = copy_of(model)
     with random_states_kept(seed):
-        require_settled(original, example)
+        settled = settle(original, example, randomness)
+        drawn = _random_outputs(path) if kept(settled.policies) else []
         precise = _in_float64(original, example)
         shaken = _shaken(precise, example, seed) if precise else None
         plan = list(_inputs(ports, example, seed))
@@ -139,17 +152,20 @@ def verify(
                 continue
             truths = _answers(precise, inputs) if precise else peers
             moved = _answers(shaken, _rounded_anew(inputs, seed)) if shaken else truths
-            judgements = _compare(runtime, ports, inputs, peers, truths, moved, factor=factor, rtol=rtol, atol=atol)
+            judgements = _compare(
+                runtime, ports, inputs, peers, truths, moved, drawn, factor=factor, rtol=rtol, atol=atol
+            )
             checks.append(Check(values, tuple(tuple(x.shape) for x in inputs), judgements))
     if progress is not None:
         progress("verify", len(plan), len(plan))
-    verdict = Verdict(tuple(checks), tuple(skipped), "float64" if precise else "float32", bounds)
+    verdict = Verdict(tuple(checks), tuple(skipped), "float64" if precise else "float32", bounds, tuple(drawn))
     _require_unseen(verdict, ports, example)
-    if not any(judgement.finite for check in checks for judgement in check.judgements):
+    judgements = [judgement for check in checks for judgement in check.judgements]
+    if judgements and not any(judgement.finite for judgement in judgements):
         spoilt = [name for name, t in model.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
         where = f"; {spoilt[0]} holds NaN or infinities" if spoilt else ""
         raise InputError(f"the model answers nothing but NaN and infinities, so there is nothing to compare{where}")
-    if not verdict.passed:
+    if verdict.word == "FAIL":
         failures = verdict.failures
         raise ParityError(
             f"the file does not compute what the model computes: {len(failures)} of {len(checks)} checks failed; "
@@ -166,6 +182,7 @@ def _compare(
     peers: Sequence[np.ndarray],
     truths: Sequence[np.ndarray],
     moved: Sequence[np.ndarray],
+    drawn: Collection[str] = (),
     **bounds: float | None,
 ) -> tuple[Judgement, ...]:
     feed = {port.name: x.numpy() for port, x in zip(ports, inputs)}
@@ -177,10 +194,19 @@ def _compare(
     if len(results) != len(peers):
         reason = f"the file has {len(results)} outputs, the model {len(peers)}"
         return (Judgement(False, float("inf"), 0.0, 0.0, 0.0, reason),)
-    return tuple(
-        judge(r, p, t, moved=m, sensitivity=SENSITIVITY, **bounds)  # type: ignore[arg-type]
-        for r, p, t, m in zip(results, peers, truths, moved)
-    )
+    judged = []
+    for port, r, p, t, m in zip(runtime.get_outputs(), results, peers, truths, moved):
+        if port.name not in drawn:
+            judged.append(judge(r, p, t, moved=m, sensitivity=SENSITIVITY, **bounds))  # type: ignore[arg-type]
+        elif (r.shape, r.dtype) != (p.shape, p.dtype):
+            reason = f"{port.name}, which is random, is {r.dtype} of shape {r.shape} instead of {p.dtype} of {p.shape}"
+            judged.append(Judgement(False, float("inf"), 0.0, 0.0, 0.0, reason))
+    return tuple(judged)
+
+
+def _random_outputs(source: Source) -> list[str]:
+    model = ir.from_proto(onnx.load_from_string(source)) if isinstance(source, bytes) else ir.load(model_path(source))
+    return random_outputs(model)
 
 
 def _bounds(factor: float, rtol: float | None, atol: float | None) -> str:
