@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from poolexport.bundle import Bundle as Bundle
     from poolexport.catalog import methods as methods
     from poolexport.errors import ExportError as ExportError
+    from poolexport.errors import FrozenAxisError as FrozenAxisError
     from poolexport.errors import InputError as InputError
     from poolexport.errors import ParityError as ParityError
     from poolexport.errors import PoolExportError as PoolExportError
@@ -33,6 +34,7 @@ _HOMES = {
     "Audit": "poolexport.pipeline.audit",
     "Bundle": "poolexport.bundle",
     "ExportError": "poolexport.errors",
+    "FrozenAxisError": "poolexport.errors",
     "InputError": "poolexport.errors",
     "ParityError": "poolexport.errors",
     "PoolExportError": "poolexport.errors",

@@ -8,6 +8,7 @@
     │   └── MissingExtraError an optional package is not installed
     ├── ExportError           torch could not turn the model into a graph       (exit code 2)
     └── ParityError           the file does not compute what the model computes (exit code 1)
+        └── FrozenAxisError   ... at lengths of a dynamic axis other than the traced one
 
 Messages say what is wrong, where (the dotted path of the module, or the node), what was found and what to do.
 """
@@ -66,3 +67,13 @@ class ParityError(PoolExportError):
     def __init__(self, message: str, verdict: Verdict) -> None:
         super().__init__(message)
         self.verdict = verdict
+
+
+class FrozenAxisError(ParityError):
+    """An axis is dynamic in name only; ``axes`` are such axes, ``path`` and ``source`` are of the module that did it."""
+
+    def __init__(self, message: str, verdict: Verdict, axes: tuple[str, ...], path: str, source: str) -> None:
+        super().__init__(message, verdict)
+        self.axes = axes
+        self.path = path
+        self.source = source

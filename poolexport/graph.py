@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx_ir as ir
 
+SCOPES = "pkg.torch.onnx.name_scopes"
 RANDOM_OPERATORS = {
     "Bernoulli",
     "Multinomial",
@@ -17,6 +20,13 @@ RANDOM_OPERATORS = {
 def is_random(node: ir.Node) -> bool:
     """Whether a node of the standard operators draws random numbers, or might."""
     return node.op_type in RANDOM_OPERATORS or _training_dropout(node)
+
+
+def module_path(node: ir.Node) -> str:
+    """Dotted path of the module that a node comes from; empty for the model itself."""
+    scopes = re.findall(r"'([^']*)'", node.metadata_props.get(SCOPES, ""))
+    # torch puts nodes that belong to no module into a scope of its own, with a leading underscore.
+    return scopes[-2] if len(scopes) > 1 and not scopes[-2].startswith("_") else ""
 
 
 def random_outputs(model: ir.Model) -> list[str]:

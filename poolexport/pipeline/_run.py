@@ -36,6 +36,12 @@ def run(model: nn.Module, args: Sequence[Tensor]) -> Any:
             hook.remove()
 
 
+def trace(model: nn.Module, args: Sequence[Tensor], shapes: Any) -> None:
+    """Let torch trace the model as it does for an export, for those who watch."""
+    with torch.no_grad():
+        torch.export.export(model, tuple(args), dynamic_shapes=shapes, strict=False)
+
+
 def copy_of(model: nn.Module) -> nn.Module:
     """A copy that may be run, traced and changed without touching the model."""
     try:

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import os
 import random
 import sys
 import sysconfig
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
-import onnx_ir as ir
-import torch
 from torch import nn
 
-import poolexport
-import poolexport_ops
 from poolexport.pipeline import _run
 
-#: Folders of packages that carry out what the user's code asks for.
+#: Packages that carry out what the user's code asks for.
 CARRIERS = tuple(
     str(folder) + os.sep
-    for package in (torch, np, ir, poolexport, poolexport_ops)
-    for file in [Path(package.__file__ or "")]
-    for folder in {file.parent, file.resolve().parent}
+    for name in ("torch", "numpy", "sympy", "mpmath", "onnx_ir", "onnxscript", "poolexport", "poolexport_ops")
+    if (spec := importlib.util.find_spec(name)) is not None and spec.origin
+    for folder in {Path(spec.origin).parent, Path(spec.origin).resolve().parent}
 )
 STANDARD = tuple(
     str(folder) + os.sep
     for folder in {Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("stdlib")).resolve()}
 )
+#: Names of files that are none: code made from strings.
+WRITTEN = ("<string>", "<frozen ", "<__array", "<eval_with_key>")
 INSTALLED = ("site-packages", "dist-packages")
 #: What asks the operating system for random bits; seeds that nobody gives come from there.
 ASKING = (random.SystemRandom.random.__code__, random.SystemRandom.getrandbits.__code__)
-#: What the model is called from: frames further out are no part of it.
-BORDER = _run.run.__code__
+#: What a model is called from: frames further out are no part of it.
+BORDERS = (_run.run.__code__, _run.trace.__code__)
 
 
+@cache
 def is_users(file: str) -> bool:
-    """Whether a file is neither of torch, numpy or poolexport nor of Python itself."""
-    if file.startswith(CARRIERS) or file.startswith("<frozen ") or file.startswith("<__array"):
+    """Whether a file is neither of torch, numpy or poolexport nor of Python itself, nor code that one of them wrote."""
+    if file.startswith(CARRIERS) or file.startswith(WRITTEN):
         return False
     return not file.startswith(STANDARD) or any(f"{os.sep}{name}{os.sep}" in file for name in INSTALLED)
 
@@ -62,7 +62,7 @@ def place(file: str, line: int) -> str:
 def calling_line() -> str:
     """The innermost line of the user's code inside the model that is being run; empty where there is none."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code is not BORDER:
+    while frame is not None and frame.f_code not in BORDERS:
         if is_users(frame.f_code.co_filename):
             return line_of(frame)
         frame = frame.f_back
@@ -122,7 +122,7 @@ class LineWatch:
             self.last = line_of(frame)
         elif event == "return":
             caller = frame.f_back
-            while caller is not None and caller.f_code is not BORDER and not is_users(caller.f_code.co_filename):
+            while caller is not None and caller.f_code not in BORDERS and not is_users(caller.f_code.co_filename):
                 caller = caller.f_back
-            self.last = line_of(caller) if caller is not None and caller.f_code is not BORDER else ""
+            self.last = line_of(caller) if caller is not None and caller.f_code not in BORDERS else ""
         return self._step

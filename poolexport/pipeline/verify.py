@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from poolexport import stress
 from poolexport.bundle import model_path
-from poolexport.errors import InputError, ParityError
+from poolexport.errors import FrozenAxisError, InputError, ParityError
 from poolexport.graph import random_outputs
 from poolexport.pipeline._run import copy_of, run
 from poolexport.pipeline._state import random_states_kept, tensors_of
+from poolexport.pipeline.frozen import freezer_in
 from poolexport.pipeline.randomness import Policies, kept, settle
 from poolexport.runtime import Source, session
 from poolexport.tolerance import FACTOR, Judgement, judge
@@ -128,6 +129,7 @@ def verify(
     Raises:
         InputError: the file and the model do not belong together.
         ParityError: the answers differ; the error holds the verdict.
+        FrozenAxisError: they differ at lengths of a dynamic axis that the trace never saw, and only there.
     """
     bounds = _bounds(factor, rtol, atol)
     runtime = session(path)
@@ -141,7 +143,7 @@ def verify(
         precise = _in_float64(original, example)
         shaken = _shaken(precise, example, seed) if precise else None
         plan = list(_inputs(ports, example, seed))
-        checks, skipped = [], []
+        checks, skipped, tried = [], [], []
         for done, (values, inputs) in enumerate(plan):
             if progress is not None:
                 progress("verify", done, len(plan))
@@ -155,6 +157,7 @@ def verify(
             judgements = _compare(
                 runtime, ports, inputs, peers, truths, moved, drawn, factor=factor, rtol=rtol, atol=atol
             )
+            tried.append(inputs)
             checks.append(Check(values, tuple(tuple(x.shape) for x in inputs), judgements))
     if progress is not None:
         progress("verify", len(plan), len(plan))
@@ -167,6 +170,9 @@ def verify(
         raise InputError(f"the model answers nothing but NaN and infinities, so there is nothing to compare{where}")
     if verdict.word == "FAIL":
         failures = verdict.failures
+        frozen = _frozen(path, original, ports, verdict, tried)
+        if frozen is not None:
+            raise frozen
         raise ParityError(
             f"the file does not compute what the model computes: {len(failures)} of {len(checks)} checks failed; "
             f"first {failures[0].reason}",
@@ -202,6 +208,57 @@ def _compare(
             reason = f"{port.name}, which is random, is {r.dtype} of shape {r.shape} instead of {p.dtype} of {p.shape}"
             judged.append(Judgement(False, float("inf"), 0.0, 0.0, 0.0, reason))
     return tuple(judged)
+
+
+def _frozen(
+    source: Source,
+    original: nn.Module,
+    ports: Sequence[ort.NodeArg],
+    verdict: Verdict,
+    tried: Sequence[tuple[Tensor, ...]],
+) -> FrozenAxisError | None:
+    """The error that names the module that froze an axis; None where the file is wrong at the traced lengths, too."""
+    traced = verdict.checks[0].shapes
+    if any(check.shapes == traced for check in verdict.failures):
+        return None
+    tallies: dict[tuple[int, int, str], dict[int, bool]] = {}
+    alone: list[int] = []
+    for number, check in enumerate(verdict.checks):
+        moved = {
+            dim: (position, axis, check.shapes[position][axis])
+            for position, port in enumerate(ports)
+            for axis, dim in _dynamic(port)
+            if check.shapes[position][axis] != traced[position][axis]
+        }
+        if len(moved) == 1:
+            [(dim, (position, axis, length))] = moved.items()
+            tally = tallies.setdefault((position, axis, dim), {})
+            tally[length] = tally.get(length, True) and check.passed
+            alone += [] if check.passed else [number]
+    failed = [number for number, check in enumerate(verdict.checks) if not check.passed]
+    witness = (alone or failed)[0]
+    seen = next((n for n, c in enumerate(verdict.checks) if c.shapes == traced and c.values == "normal"), 0)
+    content = source if isinstance(source, bytes) else model_path(source).read_bytes()
+    freezer = freezer_in(content, original, tried[seen], tried[witness])
+    if freezer is None:
+        return None
+    told, names = [], []
+    for (position, axis, dim), tally in tallies.items():
+        wrong = [length for length, passed in sorted(tally.items()) if not passed]
+        if wrong:
+            names.append(dim)
+            state = f"is frozen at {traced[position][axis]}"
+            if len(wrong) < len(tally):
+                state = f"is right at some lengths only (wrong at {', '.join(map(str, wrong))})"
+            told.append(f"axis {dim} of input {ports[position].name!r} {state}")
+    told = told or ["the file is right only where the dynamic axes do not change together"]
+    shapes = ", ".join("x".join(map(str, shape)) for shape in verdict.checks[witness].shapes)
+    left = " and ".join(names) or "one of them"
+    message = (
+        f"{' and '.join(told)} by {freezer}: at {shapes} {freezer.found}; {freezer.remedy}, or leave {left} out of the "
+        f"dynamic axes ({len(failed)} of {len(verdict.checks)} checks failed)"
+    )
+    return FrozenAxisError(message, verdict, tuple(names), freezer.path, freezer.source)
 
 
 def _random_outputs(source: Source) -> list[str]:
@@ -358,4 +415,7 @@ def _require_unseen(verdict: Verdict, ports: Sequence[ort.NodeArg], example: Seq
         for axis, dim in _dynamic(port):
             if not any(check.shapes[position][axis] != x.shape[axis] for check in verdict.checks):
                 reason = verdict.skipped[0] if verdict.skipped else "no other length was tried"
-                raise InputError(f"axis {dim} of input {port.name!r} is dynamic in name only: {reason}")
+                raise InputError(
+                    f"axis {dim} of input {port.name!r} is dynamic in name only: {reason}; leave {dim} out of the dynamic "
+                    "axes, or pool to a fixed size before what fails"
+                )
