@@ -57,9 +57,9 @@ def export(
         portable: write standard operators only, for runtimes that do not know model-local functions.
         input_names, output_names: names in the file; those of ``forward`` and ``output`` by default.
         randomness: what becomes of layers that draw, by dotted path or by a pattern such as ``"*.drop"``:
-            "expectation" (the fixed rule of eval mode), "fixed(7)" (drawn once, with seed 7) or "keep" (the file draws at
-            every run; what depends on it is not compared, and the file says UNVERIFIED). Without a policy, a draw is
-            an error.
+            "expectation" (the fixed rule of eval mode), "fixed(7)" (drawn once, with seed 7) or "keep" (the file draws
+            at every run; what depends on it is not compared, and the file says UNVERIFIED). Without a policy, a draw
+            is an error.
         verify: switched off, the file says UNVERIFIED.
         factor: how many times farther from the float64 truth than torch the file may be.
         rtol, atol: replace that rule by ``error <= atol + rtol * scale``.

@@ -70,7 +70,7 @@ class ParityError(PoolExportError):
 
 
 class FrozenAxisError(ParityError):
-    """An axis is dynamic in name only; ``axes`` are such axes, ``path`` and ``source`` are of the module that did it."""
+    """An axis is dynamic in name only; ``axes`` are such axes, ``path`` and ``source`` tell the module that did it."""
 
     def __init__(self, message: str, verdict: Verdict, axes: tuple[str, ...], path: str, source: str) -> None:
         super().__init__(message, verdict)

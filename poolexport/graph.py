@@ -43,9 +43,8 @@ def random_outputs(model: ir.Model) -> list[str]:
     for node in model.graph:
         inside = [inner for graph in _subgraphs(node) for inner in graph.all_nodes()]
         taken = [value for each in (node, *inside) for value in each.inputs]
-        if any(is_random(each) or each.op_identifier() in drawing for each in (node, *inside)) or not reached.isdisjoint(
-            value for value in taken if value is not None
-        ):
+        draws = any(is_random(each) or each.op_identifier() in drawing for each in (node, *inside))
+        if draws or not reached.isdisjoint(value for value in taken if value is not None):
             reached.update(node.outputs)
     return [str(value.name) for value in model.graph.outputs if value in reached]
 

@@ -35,7 +35,10 @@ TRAINING, TORCH, TORCH_OWN, PYTHON, NUMPY, GENERATOR, SYSTEM, MEMORY, UNKNOWN = 
     "unknown",
 )
 FIXED = "give the layer a fixed inference rule, or pass training=self.training"
-FROZEN = "the tracer would freeze one value of it into the graph; draw only where self.training is set, or once, when the layer is made"
+FROZEN = (
+    "the tracer would freeze one value of it into the graph; draw only where self.training is set, or once, when the "
+    "layer is made"
+)
 ADVICE = {
     TRAINING: "call model.eval() on the whole model",
     TORCH: FIXED,
@@ -63,8 +66,9 @@ class Culprit:
         path: dotted path of the module; empty for the model itself.
         layer: class of that module.
         kind: "training mode" (a module is in it), "torch", "python" or "numpy" (it draws from their generators),
-            "torch generator" or "generator" (from another one, of torch or of Python and numpy), "system" (from the operating system), "memory" (its answer depends on
-            earlier calls), or "unknown" (its answers differ, and nothing that is watched was drawn from).
+            "torch generator" or "generator" (from another one, of torch or of Python and numpy), "system" (from the
+            operating system), "memory" (its answer depends on earlier calls), or "unknown" (its answers differ, and
+            nothing that is watched was drawn from).
         source: ``file:line`` of the user's code that did it; empty where there is none.
         drawn: what is drawn, in a few words.
         advice: what to do about it.
@@ -227,8 +231,8 @@ class _Watch(TorchDispatchMode):
         with ExitStack() as stack:
             self._watched.clear()
             self._met.clear()
-            self._watch(random._inst, "Python's random", PYTHON)  # type: ignore[attr-defined]
-            self._watch(np.random.mtrand._rand, "numpy.random", NUMPY)  # type: ignore[attr-defined]
+            self._watch(random._inst, "Python's random", PYTHON)
+            self._watch(np.random.mtrand._rand, "numpy.random", NUMPY)
             for path, module in self._model.named_modules():
                 for name, held in held_generators(module):
                     self._watch(held, ".".join(filter(None, (path, name))))
@@ -236,7 +240,7 @@ class _Watch(TorchDispatchMode):
             stack.callback(self._restore)
             super().__enter__()
             stack.callback(super().__exit__, None, None, None)
-            # The first operator under a mode makes torch import its compiler, which takes minutes where lines are watched.
+            # The first operator under a mode makes torch import its compiler, which takes long where lines are watched.
             torch.empty(0)
             stack.enter_context(self._lines)
             self._torch = _torch_state()
@@ -258,8 +262,8 @@ class _Watch(TorchDispatchMode):
         if own or self._torch != before:
             shapes = [tuple(t.shape) for t in tensors_of(result)]
             shown = ", ".join("x".join(map(str, shape)) or "a number" for shape in shapes)
-            text = f"draws {func.overloadpacket.__name__} of {shown}"
-            self._add(TORCH_OWN if own else TORCH, f"{text} from a generator of its own" if own else text, calling_line())
+            text = f"draws {func.overloadpacket.__name__} of {shown}{' from a generator of its own' if own else ''}"
+            self._add(TORCH_OWN if own else TORCH, text, calling_line())
         return result
 
     def _hook(self, stack: ExitStack, path: str, module: nn.Module) -> None:

@@ -1,8 +1,8 @@
 """Which module made an axis that is called dynamic a constant, and in which line.
 
-Two ways lead there. A tracer gives up the symbol of an axis: then the symbol is watched while the model is traced again.
-Or a graph comes out whose axes have names but whose numbers are those of one length: then graph and model are compared
-value by value, at a length the trace never saw.
+Two ways lead there. A tracer gives up the symbol of an axis: then the symbol is watched while the model is traced
+again. Or a graph comes out whose axes have names but whose numbers are those of one length: then graph and model are
+compared value by value, at a length the trace never saw.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ def _remedy(module: nn.Module) -> str:
     name = type(module).__name__
     if type(module).__module__.startswith("torch.") and name in catalog.layers():
         return f"replace it by poolexport.nn.{name}"
+    if type(module).__module__.startswith("torch."):
+        return "give it an input of one size, which poolexport.nn.AdaptiveAvgPool2d makes of any"
     return "let it compute its lengths from x.shape, without int(), lists or tensors of a fixed size"
 
 
@@ -107,9 +109,7 @@ class _SymbolWatch:
             if not path and not self._symbols:
                 for position, (x, named) in enumerate(zip(inputs, self._axes)):
                     lengths = {axis: x.shape[axis] for axis in named}
-                    self._symbols |= {
-                        (position, axis): n for axis, n in lengths.items() if isinstance(n, torch.SymInt)
-                    }
+                    self._symbols |= {(position, axis): n for axis, n in lengths.items() if isinstance(n, torch.SymInt)}
             self._entered.append((path, module))
 
         def leave(_: nn.Module, __: Any, ___: Any) -> None:
@@ -250,7 +250,7 @@ def _values(content: bytes, inputs: Sequence[Tensor]) -> dict[str, tuple[str | N
     best = _first_values(content, inputs, many)
     while best is None and many - few > 1:
         middle = (few + many) // 2
-        if (values := _first_values(content, inputs, middle)) is None:
+        if _first_values(content, inputs, middle) is None:
             many = middle
         else:
             few = middle

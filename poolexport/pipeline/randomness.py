@@ -44,6 +44,7 @@ from poolexport.pipeline.audit import (
 
 Policies = Mapping[str, str]
 
+POLICY = re.compile(r"(expectation|keep|fixed(?:\((\d{1,18})\))?)")
 ROOT = "(the model itself)"
 #: Layers of torch that are random in training only.
 DROPOUTS: tuple[type[nn.Module], ...] = (
@@ -74,12 +75,12 @@ class Rule:
         Raises:
             InputError: it is none.
         """
-        found = re.fullmatch(r"(expectation|keep|fixed)(?:\((\d{1,18})\))?", text.strip()) if isinstance(text, str) else None
-        if found is None or (found[2] is not None and found[1] != "fixed"):
-            raise InputError(f'{text!r} is no policy for randomness; use "expectation", "fixed(7)" (any seed) or "keep"')
+        found = POLICY.fullmatch(text.strip()) if isinstance(text, str) else None
+        if found is None:
+            raise InputError(f'{text!r} is no policy; use "expectation", "fixed(7)" (any seed) or "keep"')
         if int(found[2] or 0) >= 2**32:
             raise InputError(f"the seed of {text!r} is too large; numpy takes seeds below 2**32")
-        return cls(found[1], int(found[2] or 0))
+        return cls(found[1].partition("(")[0], int(found[2] or 0))
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,11 @@ def settle(model: nn.Module, args: Sequence[Tensor], policies: Policies | None =
             return Settled(called=found.called)
         raise refusal(found)
     done = plan.apply(found, args)
-    plan.require_used(done)
     left = examine(model, args) if done else found
     remaining = tuple(culprit for culprit in left.culprits if not _is_settled(culprit, done))
     if remaining:
         raise refusal(replace(left, culprits=remaining))
+    plan.require_used(done)
     named = {path: rule for path, rule in plan.expected(found.called).items() if path not in done}
     texts = {path or ROOT: str(rule) for path, rule in {**named, **done}.items()}
     return Settled(dict(sorted(texts.items())), left.called)
@@ -151,8 +152,8 @@ def _is_settled(culprit: Culprit, done: Mapping[str, Rule]) -> bool:
             raise _no_expectation(draw)
         if rule.action == "fixed" and draw.kind in (TORCH, TORCH_OWN):
             raise InputError(
-                f"{_who(culprit)} cannot have fixed draws: it {_what(draw)}, inside a function that cannot be taken apart; "
-                "draw with torch.rand or its like, or keep the draws"
+                f"{_who(culprit)} cannot have fixed draws: it {_what(draw)}, inside a function that cannot be taken "
+                "apart; draw with torch.rand or its like, or keep the draws"
             )
     return True
 
@@ -223,6 +224,7 @@ class _Plan:
             if culprit.kind == TRAINING and not culprit.draws:
                 if not isinstance(module, nn.modules.batchnorm._NormBase):
                     module.training = False
+                    done[culprit.path] = Rule("expectation")
                 continue
             for draw in culprit.draws or (culprit,):
                 _require_possible(rule, draw, module, is_training=culprit.kind == TRAINING)
@@ -243,7 +245,8 @@ class _Plan:
     def require_used(self, done: Mapping[str, Rule]) -> None:
         """Raise an InputError for a policy about draws that nothing draws."""
         for pattern, rule in self.rules.items():
-            if rule.action != "expectation" and not any(_matches(path, pattern) for path in done):
+            used = (path for path, what in done.items() if what.action == rule.action)
+            if rule.action != "expectation" and not any(_matches(path, pattern) for path in used):
                 raise InputError(
                     f"randomness says {rule} for {pattern or ROOT!r}, but it draws nothing; put what should draw into "
                     "training mode first, or leave the policy out"
@@ -425,8 +428,8 @@ class _Freeze(TorchFunctionMode):
             if any(isinstance(length, torch.SymInt) for length in wanted):
                 shown = "x".join(str(n) if isinstance(n, int) else "?" for n in wanted)
                 raise InputError(
-                    f"{self.draws.path} cannot have fixed draws: {name} draws {shown} numbers, where ? follows a dynamic "
-                    "axis, and what is drawn once has one shape; leave that axis out of the dynamic axes"
+                    f"{self.draws.path} cannot have fixed draws: {name} draws {shown} numbers, where ? follows a "
+                    "dynamic axis, and what is drawn once has one shape; leave that axis out of the dynamic axes"
                 )
             if tuple(wanted) != tuple(draw.values[0].shape):
                 raise self.draws.differs()
@@ -434,8 +437,8 @@ class _Freeze(TorchFunctionMode):
             given = tuple(_given(name, args, kwargs))
             if len(given) != len(draw.given) or not all(torch.equal(a, b) for a, b in zip(given, draw.given)):
                 raise InputError(
-                    f"{self.draws.path} cannot have fixed draws: {name} draws by the values of its input, so that a fixed "
-                    "draw would be that of the example"
+                    f"{self.draws.path} cannot have fixed draws: {name} draws by the values of its input, so that a "
+                    "fixed draw would be that of the example"
                 )
         return draw
 

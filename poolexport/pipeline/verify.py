@@ -87,7 +87,7 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """"PASS", "FAIL", or "UNVERIFIED" where nothing is wrong but random outputs could not be compared."""
+        """One of "PASS", "FAIL", and "UNVERIFIED", where nothing is wrong but random outputs could not be compared."""
         if not self.checks or self.failures:
             return "FAIL"
         return "UNVERIFIED" if self.random else "PASS"
@@ -163,8 +163,8 @@ def verify(
         progress("verify", len(plan), len(plan))
     verdict = Verdict(tuple(checks), tuple(skipped), "float64" if precise else "float32", bounds, tuple(drawn))
     _require_unseen(verdict, ports, example)
-    judgements = [judgement for check in checks for judgement in check.judgements]
-    if judgements and not any(judgement.finite for judgement in judgements):
+    judged = [judgement for check in checks for judgement in check.judgements]
+    if judged and not any(judgement.finite for judgement in judged):
         spoilt = [name for name, t in model.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
         where = f"; {spoilt[0]} holds NaN or infinities" if spoilt else ""
         raise InputError(f"the model answers nothing but NaN and infinities, so there is nothing to compare{where}")
@@ -416,6 +416,6 @@ def _require_unseen(verdict: Verdict, ports: Sequence[ort.NodeArg], example: Seq
             if not any(check.shapes[position][axis] != x.shape[axis] for check in verdict.checks):
                 reason = verdict.skipped[0] if verdict.skipped else "no other length was tried"
                 raise InputError(
-                    f"axis {dim} of input {port.name!r} is dynamic in name only: {reason}; leave {dim} out of the dynamic "
-                    "axes, or pool to a fixed size before what fails"
+                    f"axis {dim} of input {port.name!r} is dynamic in name only: {reason}; leave {dim} out of the "
+                    "dynamic axes, or pool to a fixed size before what fails"
                 )
