@@ -136,14 +136,17 @@ def audit(model: nn.Module, args: Tensor | Sequence[Tensor]) -> Audit:
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     examples = (args,) if isinstance(args, Tensor) else tuple(args)
+    if not examples or not all(isinstance(x, Tensor) for x in examples):
+        found = [type(x).__name__ for x in examples]
+        raise InputError(f"args must be a tensor or a sequence of tensors, got {found or 'nothing'}")
     duplicate = copy_of(model)
     culprits: list[Culprit] = []
     if duplicate.training:
         advice = "call model.eval() before exporting it"
         culprits.append(Culprit("", type(model).__name__, TRAINING, "", "the model is in training mode", advice))
         duplicate.eval()
-    found = examine(duplicate, [x.detach().clone() for x in examples])
-    return replace(found, culprits=(*culprits, *found.culprits))
+    rest = examine(duplicate, [x.detach().clone() for x in examples])
+    return replace(rest, culprits=(*culprits, *rest.culprits))
 
 
 def examine(model: nn.Module, args: Sequence[Tensor], seeds: Sequence[int] = SEEDS) -> Audit:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from poolexport import catalog
 from poolexport.errors import InputError
 from poolexport.pipeline._run import copy_of, run
-from poolexport.pipeline._state import tensors_of
+from poolexport.pipeline._state import random_states_kept, tensors_of
 from poolexport.pipeline.randomness import Policies, settle
 
 #: Versions of the standard operators that the exporter writes and onnxruntime runs.
@@ -92,7 +92,11 @@ def prepare(
     names = _input_names(model, examples, input_names)
     axes = _axes(names, examples, dynamic_shapes)
     duplicate = copy_of(model)
-    examples = tuple(_traceable(x, named) for x, named in zip(examples, axes))
+    given, examples = examples, tuple(_traceable(x, named) for x, named in zip(examples, axes))
+    if any(x.shape != y.shape for x, y in zip(given, examples)):
+        # What fails on the input that was given is told with that input.
+        with random_states_kept():
+            run(copy_of(model), given)
     settled = settle(duplicate, examples, randomness)
     count = len(tensors_of(run(duplicate, examples)))
     if count == 0:

@@ -169,6 +169,8 @@ def test_a_model_in_training_mode_is_one_culprit_and_what_eval_would_leave():
 
 
 def test_memory_and_clocks_are_told_from_draws():
+    with pytest.raises(InputError, match="must be a tensor"):
+        poolexport.audit(network(nn.ReLU()), [1.0])
     ticks = iter(range(10**6))
     [culprit] = poolexport.audit(network(Remembers()), IMAGE).culprits
     assert (culprit.path, culprit.kind) == ("1.0", "memory")
