@@ -365,3 +365,24 @@ def test_a_policy_for_one_layer_leaves_the_others_refused(tmp_path):
     with pytest.raises(ModeError) as caught:
         export(model, tmp_path / "net", {"1.0": "keep", "1.2": "expectation"})
     assert [culprit.path for culprit in caught.value.audit.culprits] == ["1.2", "1.1"]
+
+
+def test_the_command_line_takes_policies(tmp_path, monkeypatch):
+    (tmp_path / "noisy.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Noisy(nn.Module):\n    def forward(self, x):\n"
+        "        return x + torch.rand(3, 1, 1)\n\n\ndef build():\n    return nn.Sequential(nn.ReLU(), Noisy())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ["export", "noisy.py:build", "--input", "1x3x8x8", "-o", "net", "--randomness"]
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(main, [*words, "1"])
+    assert (result.exit_code, "names no policy; write PATH=POLICY" in result.stderr) == (2, True)
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(main, [*words, "1=keep"])
+    assert result.exit_code == 0, result.output
+    assert "randomness    1: keep" in result.stdout
+    assert "UNVERIFIED" in result.stdout
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(main, ["verify", "net", "noisy.py:build"])
+    assert result.exit_code == 0, result.output
+    assert "not compared, because they are random: output; only shapes and types were" in result.stdout
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(main, [*words, "*=fixed(2)", "--force"])
+    assert result.exit_code == 0, result.output
+    assert "PASS" in result.stdout
