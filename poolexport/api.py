@@ -18,9 +18,13 @@ from poolexport.pipeline import optimise as optimise_stage
 from poolexport.pipeline import package as package_stage
 from poolexport.pipeline import prepare as prepare_stage
 from poolexport.pipeline import verify as verify_stage
+from poolexport.pipeline.audit import audit
 from poolexport.pipeline.prepare import DynamicShapes
+from poolexport.pipeline.randomness import Policies
 from poolexport.pipeline.verify import Progress, Verdict
 from poolexport.tolerance import FACTOR
+
+__all__ = ["audit", "export", "read_manifest", "verify"]
 
 
 def export(
@@ -33,6 +37,7 @@ def export(
     portable: bool = False,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    randomness: Policies | None = None,
     verify: bool = True,
     factor: float = FACTOR,
     rtol: float | None = None,
@@ -51,6 +56,10 @@ def export(
         opset: version of the standard operators, 18 to 23; 20 by default.
         portable: write standard operators only, for runtimes that do not know model-local functions.
         input_names, output_names: names in the file; those of ``forward`` and ``output`` by default.
+        randomness: what becomes of layers that draw, by dotted path or by a pattern such as ``"*.drop"``:
+            "expectation" (the fixed rule of eval mode), "fixed(7)" (drawn once, with seed 7) or "keep" (the file draws
+            at every run; what depends on it is not compared, and the file says UNVERIFIED). Without a policy, a draw
+            is an error.
         verify: switched off, the file says UNVERIFIED.
         factor: how many times farther from the float64 truth than torch the file may be.
         rtol, atol: replace that rule by ``error <= atol + rtol * scale``.
@@ -80,7 +89,13 @@ def export(
     package_stage.require_free(target, force=force)
     report("prepare", 0, 1)
     prepared = prepare_stage.prepare(
-        model, args, dynamic_shapes=dynamic_shapes, opset=opset, input_names=input_names, output_names=output_names
+        model,
+        args,
+        dynamic_shapes=dynamic_shapes,
+        opset=opset,
+        input_names=input_names,
+        output_names=output_names,
+        randomness=randomness,
     )
     report("export", 0, 1)
     graph = export_stage.export(prepared)
@@ -90,7 +105,14 @@ def export(
     if verify:
         content = ir.to_proto(graph).SerializeToString()
         verdict = verify_stage.verify(
-            content, model, prepared.args, factor=factor, rtol=rtol, atol=atol, progress=progress
+            content,
+            model,
+            prepared.args,
+            factor=factor,
+            rtol=rtol,
+            atol=atol,
+            randomness=prepared.randomness,
+            progress=progress,
         )
     report("package", 0, 1)
     return package_stage.package(graph, prepared, verdict, target, portable=portable, force=force)
@@ -133,7 +155,18 @@ def verify(
         examples: Sequence[Tensor] = _examples(path)
     else:
         examples = (args,) if isinstance(args, Tensor) else tuple(args)
-    return verify_stage.verify(path, model, examples, factor=factor, rtol=rtol, atol=atol, seed=seed, progress=progress)
+    manifest = read_manifest(path)
+    return verify_stage.verify(
+        path,
+        model,
+        examples,
+        factor=factor,
+        rtol=rtol,
+        atol=atol,
+        seed=seed,
+        randomness=manifest.randomness if manifest else None,
+        progress=progress,
+    )
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx_ir as ir
 
+SCOPES = "pkg.torch.onnx.name_scopes"
 RANDOM_OPERATORS = {
     "Bernoulli",
     "Multinomial",
@@ -17,6 +20,39 @@ RANDOM_OPERATORS = {
 def is_random(node: ir.Node) -> bool:
     """Whether a node of the standard operators draws random numbers, or might."""
     return node.op_type in RANDOM_OPERATORS or _training_dropout(node)
+
+
+def module_path(node: ir.Node) -> str:
+    """Dotted path of the module that a node comes from; empty for the model itself."""
+    scopes = re.findall(r"'([^']*)'", node.metadata_props.get(SCOPES, ""))
+    # torch puts nodes that belong to no module into a scope of its own, with a leading underscore.
+    return scopes[-2] if len(scopes) > 1 and not scopes[-2].startswith("_") else ""
+
+
+def random_outputs(model: ir.Model) -> list[str]:
+    """The outputs of a graph that depend on a random operator."""
+    # Functions come in an order in which some may be called before they are seen.
+    drawing: set[ir.OperatorIdentifier] = set()
+    for _ in model.functions:
+        drawing |= {
+            name
+            for name, function in model.functions.items()
+            if any(is_random(node) or node.op_identifier() in drawing for node in function.graph.all_nodes())
+        }
+    reached: set[ir.Value] = set()
+    for node in model.graph:
+        inside = [inner for graph in _subgraphs(node) for inner in graph.all_nodes()]
+        taken = [value for each in (node, *inside) for value in each.inputs]
+        draws = any(is_random(each) or each.op_identifier() in drawing for each in (node, *inside))
+        if draws or not reached.isdisjoint(value for value in taken if value is not None):
+            reached.update(node.outputs)
+    return [str(value.name) for value in model.graph.outputs if value in reached]
+
+
+def _subgraphs(node: ir.Node) -> list[ir.Graph]:
+    graphs = [attribute.value for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH]
+    lists = [attribute.value for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPHS]
+    return [*graphs, *(graph for several in lists for graph in several)]
 
 
 def _training_dropout(node: ir.Node) -> bool:

@@ -38,6 +38,8 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "skipped": int,
     "worst_error": (int, float, type(None)),
     "versions": dict,
+    "randomness": dict,
+    "random_outputs": tuple,
 }
 #: What runs a node of ours that has no body.
 NOTHING = "nothing: the file has no body for it"
@@ -84,7 +86,7 @@ def manifest(model: ir.Model, path: str | os.PathLike[str]) -> Manifest | None:
         value = getattr(found, name)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise InputError(f"the manifest in {model_path(path)} is damaged: {name} is {value!r}")
-    for name in ("layers", "inference_rules"):
+    for name in ("layers", "inference_rules", "randomness"):
         if not all(isinstance(entry, str) for entry in getattr(found, name).values()):
             raise InputError(f"the manifest in {model_path(path)} is damaged: {name} holds more than strings")
     return found

@@ -11,6 +11,7 @@ import click
 from rich.console import RenderableType
 
 from poolexport.cli import _graph, _inputs, _model, _progress, _show
+from poolexport.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +45,12 @@ if TYPE_CHECKING:
     metavar="LAYER=MEANING",
     help="With --adopt: what a layer, named by its path or class, means; keep leaves it alone.",
 )
+@click.option(
+    "--randomness",
+    multiple=True,
+    metavar="PATH=POLICY",
+    help="What becomes of a layer that draws: expectation, fixed(7) or keep; PATH may be a pattern. Once per layer.",
+)
 @click.option("--no-verify", is_flag=True, help="Write the file without comparing it; it says UNVERIFIED.")
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
 @click.option(
@@ -64,6 +71,7 @@ def export(
     portable: bool,
     adopt: bool,
     choices: tuple[str, ...],
+    randomness: tuple[str, ...],
     no_verify: bool,
     force: bool,
     out: Path | None,
@@ -108,6 +116,7 @@ def export(
             opset=opset,
             portable=portable,
             input_names=[given.name for given in shapes] if shapes[0].name else None,
+            randomness=policies(randomness),
             verify=not no_verify,
             force=force,
             progress=progress,
@@ -157,6 +166,21 @@ def told(adopted: Adopted | None) -> list[tuple[str, RenderableType]]:
     return [("" if position else label, line) for label, lines in rows for position, line in enumerate(lines)]
 
 
+def policies(words: tuple[str, ...]) -> dict[str, str]:
+    """What was said about layers that draw.
+
+    Raises:
+        InputError: a word is no path and policy.
+    """
+    found = {}
+    for word in words:
+        path, sign, policy = word.rpartition("=")
+        if not sign:
+            raise InputError(f"--randomness {word!r} names no policy; write PATH=POLICY, as in 'head.drop=fixed(7)'")
+        found[path] = policy
+    return found
+
+
 def pooling(model: nn.Module, manifest: Manifest) -> list[tuple[str, str, str]]:
     """Every pooling layer, ours and torch's: its dotted path, its class, and the rule it follows in the file."""
     from poolexport.catalog import method_of
@@ -189,7 +213,12 @@ def summary(bundle: Bundle, weights: str, rules: list[tuple[str, str, str]]) -> 
         rows.append(("" if position else "pooling", f"{path}  {layer}: {rule}"))
     if not rules:
         rows.append(("pooling", "no pooling layer"))
+    for position, (path, policy) in enumerate(manifest.randomness.items()):
+        rows.append(("" if position else "randomness", f"{path}: {policy}"))
     if manifest.checks:
         rows.append(("checks", f"{manifest.checks}, worst relative error {_show.number(manifest.worst_error)}"))
     rows.append(("verdict", _show.word(manifest.verdict)))
+    if manifest.random_outputs:
+        names = _show.listed(manifest.random_outputs)
+        rows.append(("", f"not compared, because they are random: {names}; only their shapes and types were"))
     return rows

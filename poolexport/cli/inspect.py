@@ -92,6 +92,7 @@ def facts(path: Path, model: ir.Model, manifest: Manifest | None, damage: str = 
         "changed": changed,
         "unchecked": untold or None,
         "damage": damage or None,
+        "randomness": manifest.randomness if manifest else {},
         "verdict": manifest.verdict if manifest else None,
         "manifest": asdict(manifest) if manifest else None,
     }
@@ -124,6 +125,11 @@ def rows(found: dict[str, Any]) -> list[tuple[str, RenderableType]]:
     else:
         told = f" ({manifest['checks']} checks, worst relative error {_show.number(manifest['worst_error'])})"
         result.append(("verdict", _show.word(manifest["verdict"]).append(told if manifest["checks"] else "", style="")))
+        if manifest["random_outputs"]:
+            names = _show.listed(manifest["random_outputs"])
+            result.append(("", f"not compared, because they are random: {names}; only their shapes and types were"))
+        policies = manifest["randomness"].items()
+        result += [("" if n else "randomness", f"{path}: {policy}") for n, (path, policy) in enumerate(policies)]
     if found["intact"] is False:
         edits = f"NO: {_show.listed(found['changed'])} changed after the export, so the verdict does not hold"
         result.append(("as exported", Text(edits, style="bold red")))

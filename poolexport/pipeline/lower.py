@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedOpsetsPass
 
 from poolexport.errors import ExportError
-from poolexport.pipeline.export import module_path
+from poolexport.graph import module_path
 from poolexport_ops import DOMAIN, VERSION, operators
 
 

@@ -17,6 +17,7 @@ from onnx_ir.passes.common import (
     ShapeInferencePass,
 )
 
+from poolexport.graph import is_random
 from poolexport.pipeline._ports import settle_ports
 from poolexport_ops._body import Body
 
@@ -128,7 +129,12 @@ PRIVATE = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
 def optimise(model: ir.Model) -> ir.Model:
     """The same computation, tidier, and without source paths."""
     names = [[value.name or "" for value in ports] for ports in (model.graph.inputs, model.graph.outputs)]
-    model = settle_ports(Sequential(*PASSES)(model).model, *names)
+    graphs = [model.graph, *(function.graph for function in model.functions.values())]
+    passes: tuple[ir.passes.InPlacePass, ...] = PASSES
+    if any(is_random(node) for graph in graphs for node in graph.all_nodes()):
+        # Two draws of one distribution are no common subexpression, but are taken for one.
+        passes = tuple(each for each in PASSES if not isinstance(each, CommonSubexpressionEliminationPass))
+    model = settle_ports(Sequential(*passes)(model).model, *names)
     graphs = [model.graph, *(function.graph for function in model.functions.values())]
     for graph in graphs:
         graph.doc_string = None

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from poolexport.bundle import MANIFEST, METADATA_KEY, MODEL, SAMPLE, Bundle, Manifest, Port, sha256
 from poolexport.errors import InputError, OutputError
+from poolexport.graph import random_outputs
 from poolexport.pipeline.prepare import Prepared
 from poolexport.pipeline.verify import Verdict
 from poolexport.runtime import session
@@ -106,6 +107,8 @@ def describe(model: ir.Model, prepared: Prepared, verdict: Verdict | None, *, po
         skipped=len(verdict.skipped) if verdict else 0,
         worst_error=verdict.worst_error if verdict else 0.0,
         versions={name: importlib.metadata.version(name) for name in MADE_WITH},
+        randomness=dict(prepared.randomness),
+        random_outputs=tuple(random_outputs(model)),
     )
 
 
@@ -116,6 +119,7 @@ def _flat(manifest: Manifest) -> dict[str, str]:
         "verdict": manifest.verdict,
         "opset": str(manifest.opset),
         "form": manifest.form,
+        **{f"randomness.{path}": policy for path, policy in manifest.randomness.items()},
         **{f"inference.{path}": rule for path, rule in manifest.inference_rules.items()},
     }
 
