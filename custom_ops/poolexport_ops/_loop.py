@@ -33,7 +33,7 @@ def loop(
         state: what the first step is given.
         dtypes: of the state.
         step: writes one step into a body of its own; it is given that, the number of the step, and the state.
-        begin: whether to begin, a bool without axes.
+        begin: whether to begin, a bool without axes; true by default.
 
     Returns:
         The last state, and what the steps collected, each stacked along a new first axis.
@@ -50,6 +50,8 @@ def loop(
     go_on, following, collected = step(inner, number, formal)
     outputs = [go_on, *following, *collected]
     graph = ir.Graph([number, going, *formal], outputs, nodes=inner.nodes, name=f"{inner.prefix}body")
+    # Written out: a pass over the graph removes empty inputs at the end, and onnxruntime wants two.
+    begin = op.constant(np.array(True)) if begin is None else begin
     values = op.Loop(count, begin, *state, body=graph, outputs=len(outputs) - 1)
     values = [values] if len(outputs) == 2 else list(values)
     return values[: len(following)], values[len(following) :]

@@ -37,7 +37,15 @@ def products(op: Body, a: ir.Value, b: ir.Value) -> ir.Value:
     """The matrix product of (N, C, M) and the transpose of (N, D, M), both float64."""
     turned = op.Transpose(b, perm=[0, 2, 1])
     # onnxruntime 1.20 makes a transpose beside a product one node with it, which it cannot run in float64.
-    return op.MatMul(a, op.Reshape(turned, op.Shape(turned)))
+    return unfused(op, op.MatMul(a, op.Reshape(turned, op.Shape(turned))))
+
+
+def unfused(op: Body, product: ir.Value) -> ir.Value:
+    """The product itself, read twice: a constant that divides it later must stay a node of its own.
+
+    onnxruntime folds a constant factor into a product that nothing else reads, as a float32.
+    """
+    return op.Where(op.IsNaN(product), product, product)
 
 
 def output_shape(a: Tensor, b: Tensor) -> Sequence[int]:

@@ -1,6 +1,6 @@
 """MatrixLog: the logarithm of S + a I, for symmetric positive semidefinite S and a small positive a.
 
-    a = max(epsilon, f tr S)               f = 2^-44 in float64, 2^-18 in float32
+    a = max(epsilon, f tr S)               f = 2^-44 in float64, 2^-23 in float32
     log(S + a I) = U diag(log(l)) U^T      with the eigenvalues l and eigenvectors U of S + a I
 
 Eigenvalues far below the trace are rounding errors of S; f keeps them from being taken for numbers, and keeps the
@@ -36,7 +36,7 @@ from poolexport_ops._operator import Operator
 from poolexport_ops._spd import eye_like, eye_node, trace, trace_node
 
 #: The share of the trace below which an eigenvalue is not told from 0.
-FLOOR = {torch.float64: 2.0**-44, torch.float32: 2.0**-18}
+FLOOR = {torch.float64: 2.0**-44, torch.float32: 2.0**-23}
 #: Where the series begins.
 LOWEST = 1 / 16
 #: Terms of the series: so many blocks of so many.

@@ -16,6 +16,7 @@ from torch import Tensor
 from poolexport_ops._body import Body
 from poolexport_ops._operator import Operator
 from poolexport_ops._spd import length_node, places_node
+from poolexport_ops.gram import unfused
 
 #: What is taken off the number of locations for the divisor; None for no division.
 DIVISORS = {"count": 0, "count_minus_one": 1, "one": None}
@@ -49,7 +50,7 @@ def onnx_form(op: Body, x: ir.Value, *, centered: int, divisor: str) -> ir.Value
     flat = op.Reshape(x, op.Concat(batch, op.Mul(channels, locations), axis=0))
     rows = op.Unsqueeze(places_node(op, locations), op.ints(1))
     columns = op.Unsqueeze(op.Mul(places_node(op, channels), locations), op.ints(0))
-    products = op.MatMul(x, op.Gather(flat, op.Add(rows, columns), axis=1))
+    products = unfused(op, op.MatMul(x, op.Gather(flat, op.Add(rows, columns), axis=1)))
     less = DIVISORS[divisor]
     if less is None:
         return products

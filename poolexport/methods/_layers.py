@@ -185,6 +185,15 @@ def widened(x: Tensor) -> Tensor:
     return x.float() if is_half(x.dtype) else x
 
 
+#: Types that sums of products can be made in.
+COMPUTE_TYPES = ("float64", "float32")
+
+
+def computed(x: Tensor, compute_dtype: str) -> Tensor:
+    """``x`` in float64, or in float32 where that is asked for and ``x`` itself has no more digits."""
+    return x.double() if compute_dtype == "float64" else widened(x)
+
+
 def counted_pads(window: Window, count_include_pad: bool) -> list[int]:
     """The pads that count in an average's divisor: torch counts its own padding, never what hangs over beyond it."""
     return list(window.begin) * 2 if count_include_pad else [0] * len(window.pads)

@@ -113,15 +113,23 @@ class SketchLayer(Layer):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        for end, size in enumerate(self.sizes):
-            name = f"{prefix}rand_h_{end + 1}"
-            if name in state_dict:
-                try:
-                    _hashes(name, state_dict[name], size, self.output_dim)
-                except ValueError as error:
-                    error_msgs.append(str(error))
+        accepted = dict(state_dict)
+        for name in ("rand_h_1", "rand_s_1", "rand_h_2", "rand_s_2"):
+            numbers = accepted.get(prefix + name)
+            if numbers is None:
+                continue
+            size = self.sizes[name.endswith("2")]
+            try:
+                if "_h_" in name:
+                    _hashes(prefix + name, numbers.detach(), size, self.output_dim)
+                else:
+                    _signs(prefix + name, numbers.detach(), size)
+            except ValueError as error:
+                error_msgs.append(str(error))
+                # What is refused is not loaded: the layer keeps what it holds.
+                accepted[prefix + name] = getattr(self, name, numbers)
         super()._load_from_state_dict(
-            dict(state_dict), prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+            accepted, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
 

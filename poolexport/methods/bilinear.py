@@ -144,7 +144,8 @@ class BilinearPool2d(_BilinearPool):
         norm_eps: as said; with 0 and "floor" a map of zeros gives NaN.
         gradient_guard: the slope of the root "sign" is 0.5 / sqrt(|G| + gradient_eps) for "inside" and
             0.5 / (sqrt(|G|) + gradient_eps) for "beside".
-        gradient_eps: as said, above 0; it changes the gradient only, and keeps it finite at 0.
+        gradient_eps: as said, above 0; it changes the gradient only, and keeps it finite at 0 (but not that of a
+            ``norm_eps`` of 0 on a map of zeros).
         is_vec: whether the answer is a vector or a matrix.
         per_column: divide every column of the matrix by its own norm, as fast-MPN-COV does without ``is_vec``.
 
@@ -188,7 +189,8 @@ class BilinearPool0d(_BilinearPool):
         norm_eps: as said; with 0 and "floor" a vector of zeros gives NaN.
         gradient_guard: the slope of the root "sign" is 0.5 / sqrt(|G| + gradient_eps) for "inside" and
             0.5 / (sqrt(|G|) + gradient_eps) for "beside".
-        gradient_eps: as said, above 0; it changes the gradient only, and keeps it finite at 0.
+        gradient_eps: as said, above 0; it changes the gradient only, and keeps it finite at 0 (but not that of a
+            ``norm_eps`` of 0 on a map of zeros).
         is_vec: whether the answer is a vector or a matrix.
         per_column: divide every column of the matrix by its own norm, as fast-MPN-COV does without ``is_vec``.
 
@@ -248,7 +250,8 @@ class MultimodalBilinearPool2d(_BilinearPool):
         norm_eps: as said; with 0 and "floor" a map of zeros gives NaN.
         gradient_guard: the slope of the root "sign" is 0.5 / sqrt(|G| + gradient_eps) for "inside" and
             0.5 / (sqrt(|G|) + gradient_eps) for "beside".
-        gradient_eps: as said, above 0; it changes the gradient only, and keeps it finite at 0.
+        gradient_eps: as said, above 0; it changes the gradient only, and keeps it finite at 0 (but not that of a
+            ``norm_eps`` of 0 on a map of zeros).
         is_vec: whether the answer is a vector or a matrix.
         per_column: divide every column of the matrix by its own norm, as fast-MPN-COV does without ``is_vec``.
 

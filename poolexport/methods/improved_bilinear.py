@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import Layer, require_positive
+from poolexport.methods._layers import COMPUTE_TYPES, Layer, computed, require_choice, require_positive
 from poolexport.reference import Floats
 from poolexport_ops import require_rank
 from poolexport_ops.matrix_sqrt import matrix_sqrt
@@ -35,6 +35,8 @@ class ImprovedBilinearPool2d(Layer):
         signed_sqrt: take the element-wise root.
         eps: inside that root, above 0.
         l2norm: divide the vector by its norm; a norm below 1e-12 counts as 1e-12.
+        compute_dtype: "float64", or "float32" for runtimes without float64, where float64 is left to float64 inputs;
+            the squares of cells beyond 1e19 then leave the range.
 
     Shape:
         (N, C, H, W) to (N, C C), row by row.
@@ -55,8 +57,16 @@ class ImprovedBilinearPool2d(Layer):
 
     rank: ClassVar[int] = 2
 
-    def __init__(self, iterations: int = 10, signed_sqrt: bool = True, eps: float = 1e-5, l2norm: bool = True) -> None:
+    def __init__(
+        self,
+        iterations: int = 10,
+        signed_sqrt: bool = True,
+        eps: float = 1e-5,
+        l2norm: bool = True,
+        compute_dtype: str = "float64",
+    ) -> None:
         super().__init__()
+        require_choice("compute_dtype", compute_dtype, COMPUTE_TYPES)
         if iterations < 1:
             raise ValueError(f"iterations must be a positive int, got {iterations!r}")
         require_positive("eps", eps)
@@ -64,10 +74,12 @@ class ImprovedBilinearPool2d(Layer):
         self.signed_sqrt = signed_sqrt
         self.eps = eps
         self.l2norm = l2norm
+        self.compute_dtype = compute_dtype
 
     def forward(self, x: Tensor) -> Tensor:
         require_rank(x, 2, type(self).__name__)
-        moments = second_moment(x.double().flatten(2), centered=0, divisor="count")
+        channels = computed(x, self.compute_dtype).flatten(2)
+        moments = second_moment(channels, centered=0, divisor="count")
         y = matrix_sqrt(moments, iterations=self.iterations, norm="frobenius").flatten(1)
         if self.signed_sqrt:
             # The difference of both roots, of which one is sqrt(eps), without the digits that it would cancel.
@@ -76,7 +88,10 @@ class ImprovedBilinearPool2d(Layer):
         return (_normalized(y) if self.l2norm else y).to(x.dtype)
 
     def extra_repr(self) -> str:
-        return f"iterations={self.iterations}, signed_sqrt={self.signed_sqrt}, eps={self.eps}, l2norm={self.l2norm}"
+        return (
+            f"iterations={self.iterations}, signed_sqrt={self.signed_sqrt}, eps={self.eps}, l2norm={self.l2norm}, "
+            f"compute_dtype={self.compute_dtype!r}"
+        )
 
 
 def _normalized(y: Tensor) -> Tensor:
@@ -153,6 +168,7 @@ METHOD = Method(
     },
     limits=(
         Limit({"iterations": 0}, ValueError, "iterations must be a positive int"),
+        Limit({"compute_dtype": "float16"}, ValueError, "compute_dtype must be one of"),
         Limit({"eps": 0.0}, ValueError, "eps must be a finite number above 0"),
         Limit({}, ValueError, "there is nothing to pool", shape=(1, 3, 0, 4)),
         Limit({}, ValueError, "expects an input of shape", shape=(3, 9, 9)),

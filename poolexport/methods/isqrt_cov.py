@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import Layer
+from poolexport.methods._layers import COMPUTE_TYPES, Layer, computed, require_choice
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import require_rank
 from poolexport_ops.matrix_sqrt import matrix_sqrt
@@ -37,9 +37,11 @@ class ISQRTCOVPool2d(Layer):
         is_sqrt: take the root; without it the answer is the covariance.
         is_vec: answer with the upper triangle, row by row, not the whole matrix.
         flatten: leave out the last axis, of length 1, that the published code's vectors have.
-        input_dim: channels of the input, for ``dimension_reduction``.
+        input_dim: channels of the input; needed for ``dimension_reduction``.
         dimension_reduction: first bring the input to so many channels, by a 1x1 convolution without bias, batch
             normalisation and ReLU; None for the input as it is.
+        compute_dtype: "float64", or "float32" for runtimes without float64, where float64 is left to float64 inputs;
+            the squares of cells beyond 1e19 then leave the range.
 
     Parameters:
         conv_dr_block: with ``dimension_reduction`` the convolution, the normalisation and the ReLU, under the published
@@ -73,22 +75,23 @@ class ISQRTCOVPool2d(Layer):
         flatten: bool = False,
         input_dim: int | None = None,
         dimension_reduction: int | None = None,
+        compute_dtype: str = "float64",
     ) -> None:
         super().__init__()
+        require_choice("compute_dtype", compute_dtype, COMPUTE_TYPES)
         sizes = {"iterations": iterations, "input_dim": input_dim, "dimension_reduction": dimension_reduction}
         for name, value in sizes.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be a positive int, got {value!r}")
-        if (input_dim is None) != (dimension_reduction is None):
-            raise ValueError(
-                f"input_dim and dimension_reduction go together, got {input_dim!r} and {dimension_reduction!r}"
-            )
+        if input_dim is None and dimension_reduction is not None:
+            raise ValueError(f"dimension_reduction={dimension_reduction!r} needs input_dim, the channels of the input")
         self.iterations = iterations
         self.is_sqrt = is_sqrt
         self.is_vec = is_vec
         self.flatten = flatten
         self.input_dim = input_dim
         self.dimension_reduction = dimension_reduction
+        self.compute_dtype = compute_dtype
         if input_dim is not None and dimension_reduction is not None:
             self.conv_dr_block = nn.Sequential(
                 nn.Conv2d(input_dim, dimension_reduction, 1, bias=False), nn.BatchNorm2d(dimension_reduction), nn.ReLU()
@@ -96,8 +99,10 @@ class ISQRTCOVPool2d(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         require_rank(x, 2, type(self).__name__)
-        channels = x.double().flatten(2)
-        if self.input_dim is not None:
+        channels = computed(x, self.compute_dtype).flatten(2)
+        if self.input_dim not in (None, x.shape[1]):
+            raise ValueError(f"the layer has {self.input_dim} channels, the input has {x.shape[1]}")
+        if self.dimension_reduction is not None:
             channels = self._reduced(channels)
         y = second_moment(channels, centered=1, divisor="count")
         if self.is_sqrt:
@@ -108,8 +113,6 @@ class ISQRTCOVPool2d(Layer):
         return y.to(x.dtype)
 
     def _reduced(self, x: Tensor) -> Tensor:
-        if x.shape[1] != self.input_dim:
-            raise ValueError(f"the layer has {self.input_dim} channels, the input has {x.shape[1]}")
         conv, norm, _ = self.conv_dr_block
         # As a product in float64: the covariance is that of differences, and runtimes have no such convolution. One
         # matrix per sample, because onnxruntime refuses a product of batches 1 and 0.
@@ -119,7 +122,8 @@ class ISQRTCOVPool2d(Layer):
     def extra_repr(self) -> str:
         return (
             f"iterations={self.iterations}, is_sqrt={self.is_sqrt}, is_vec={self.is_vec}, flatten={self.flatten}, "
-            f"input_dim={self.input_dim}, dimension_reduction={self.dimension_reduction}"
+            f"input_dim={self.input_dim}, dimension_reduction={self.dimension_reduction}, "
+            f"compute_dtype={self.compute_dtype!r}"
         )
 
 
@@ -250,7 +254,8 @@ METHOD = Method(
     },
     limits=(
         Limit({"iterations": 0}, ValueError, "iterations must be a positive int"),
-        Limit({"input_dim": 4}, ValueError, "input_dim and dimension_reduction go together"),
+        Limit({"dimension_reduction": 4}, ValueError, "dimension_reduction=4 needs input_dim"),
+        Limit({"compute_dtype": "float16"}, ValueError, "compute_dtype must be one of"),
         Limit({"input_dim": 4, "dimension_reduction": 0}, ValueError, "dimension_reduction must be a positive int"),
         Limit({}, ValueError, "there is nothing to pool", shape=(1, 3, 0, 4)),
         Limit({}, ValueError, "expects an input of shape", shape=(3, 9, 9)),

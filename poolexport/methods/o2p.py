@@ -20,14 +20,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import Layer, require_choice, require_positive, widened
+from poolexport.methods._layers import COMPUTE_TYPES, Layer, computed, require_choice, require_positive
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import require_rank
 from poolexport_ops.matrix_log import matrix_log
 from poolexport_ops.second_moment import second_moment
 from poolexport_ops.upper_triangle import upper_triangle
-
-TYPES = ("float64", "float32")
 
 
 class O2PPool2d(Layer):
@@ -39,7 +37,7 @@ class O2PPool2d(Layer):
         log: take the logarithm; without it there is neither ``eps`` nor a logarithm.
         power: of the power normalisation at the end; None for none. O2P has 0.75.
         compute_dtype: "float64", or "float32" for runtimes without float64, where float64 is left to float64 inputs.
-            Then errors are near 1e-7 times the largest eigenvalue over ``eps``, 2^-18 takes the place of 2^-44, and
+            Then errors are near 1e-7 times the largest eigenvalue over ``eps``, 2^-23 takes the place of 2^-44, and
             where second moments are out of range the answer is NaN or infinite.
 
     Shape:
@@ -72,7 +70,7 @@ class O2PPool2d(Layer):
         super().__init__()
         require_choice("reduction", reduction, ("mean", "sum"))
         require_positive("eps", eps)
-        require_choice("compute_dtype", compute_dtype, TYPES)
+        require_choice("compute_dtype", compute_dtype, COMPUTE_TYPES)
         if power is not None:
             require_positive("power", power)
         self.reduction = reduction
@@ -83,7 +81,7 @@ class O2PPool2d(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         require_rank(x, 2, type(self).__name__)
-        channels = (x.double() if self.compute_dtype == "float64" else widened(x)).flatten(2)
+        channels = computed(x, self.compute_dtype).flatten(2)
         y = second_moment(channels, centered=0, divisor="count" if self.reduction == "mean" else "one")
         if self.log:
             y = matrix_log(y, y.new_tensor([self.eps]))

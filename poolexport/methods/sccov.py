@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import Layer, require_choice, require_positive, widened
+from poolexport.methods._layers import COMPUTE_TYPES, Layer, computed, require_choice, require_positive
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import require_rank
 from poolexport_ops.global_max_pool import global_max_pool
@@ -30,7 +30,6 @@ from poolexport_ops.second_moment import second_moment
 from poolexport_ops.upper_triangle import upper_triangle
 
 VECTORS = ("official", "triu", "full")
-TYPES = ("float64", "float32")
 
 
 class SCCovPool2d(Layer):
@@ -48,7 +47,7 @@ class SCCovPool2d(Layer):
             triangle row by row; "full" is the matrix.
         channel_group: first average groups of so many consecutive channels.
         compute_dtype: "float64", or "float32" for runtimes without float64, where float64 is left to float64 inputs.
-            Then errors are near 1e-7 times the covariance's largest eigenvalue over ``eps``, 2^-18 takes the place of
+            Then errors are near 1e-7 times the covariance's largest eigenvalue over ``eps``, 2^-23 takes the place of
             2^-44, and where the covariance is out of range the answer is NaN.
 
     Shape:
@@ -83,7 +82,7 @@ class SCCovPool2d(Layer):
         super().__init__()
         require_positive("eps", eps)
         require_choice("vec", vec, VECTORS)
-        require_choice("compute_dtype", compute_dtype, TYPES)
+        require_choice("compute_dtype", compute_dtype, COMPUTE_TYPES)
         if channel_group < 1:
             raise ValueError(f"channel_group must be a positive int, got {channel_group!r}")
         self.eps = eps
@@ -105,7 +104,7 @@ class SCCovPool2d(Layer):
                 raise ValueError(f"an unbiased covariance needs two locations, got an input of {tuple(x.shape)}")
             if x.shape[1] % self.channel_group:
                 raise ValueError(f"{x.shape[1]} channels are no whole number of groups of {self.channel_group}")
-        channels = self._channels(x.double() if self.compute_dtype == "float64" else widened(x))
+        channels = self._channels(computed(x, self.compute_dtype))
         if self.l2norm:
             channels = _normalized(channels)
         divisor = "count_minus_one" if self.unbiased else "count"

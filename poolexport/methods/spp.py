@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import ClassVar
 
 import numpy as np
@@ -69,13 +70,13 @@ class SpatialPyramidPool2d(Layer):
     def __init__(self, levels: Sequence[int] = (4, 2, 1), mode: str = "max", bins: str = "adaptive") -> None:
         super().__init__()
         valid = isinstance(levels, Sequence) and bool(levels)
-        if not valid or not all(type(n) is int and 0 < n < 2**15 for n in levels):
+        if not valid or not all(isinstance(n, Integral) and 0 < n < 2**15 for n in levels):
             raise ValueError(f"levels must be a sequence of positive ints, got {levels!r}")
         require_choice("mode", mode, ("max", "avg"))
         require_choice("bins", bins, ("adaptive", "window_stride", "caffe", "sppnet"))
         if bins == "sppnet" and mode == "avg":
             raise ValueError("bins='sppnet' has no averages; choose mode='max', or bins='adaptive'")
-        self.levels = tuple(levels)
+        self.levels = tuple(int(n) for n in levels)
         self.mode = mode
         self.bins = bins
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import pytest
@@ -246,3 +248,14 @@ def test_lengths_to_transform():
         length, n, m = factored(d)
         assert n * m == length
         assert length == d or length >= 2 * d - 1
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("rand_h_1", -3), ("rand_s_2", math.nan)])
+def test_a_refused_state_leaves_the_layer_as_it_is(name, wrong):
+    layer = CompactBilinearPool2d(4, 8)
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    state = {key: value.clone() for key, value in before.items()}
+    state[name][0] = wrong
+    with pytest.raises(RuntimeError, match=name):
+        layer.load_state_dict(state)
+    assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())

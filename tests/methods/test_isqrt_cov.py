@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import poolexport
 from conformance.lab import Specimen
 from poolexport import catalog
 from poolexport.method import Case
-from poolexport.nn import ISQRTCOVPool2d
+from poolexport.nn import ImprovedBilinearPool2d, ISQRTCOVPool2d
 
 
 def published(x: Tensor, iterations: int) -> Tensor:
@@ -106,3 +107,22 @@ def test_states_of_the_published_module_load(training):
 def test_other_channels_are_refused():
     with pytest.raises(ValueError, match="the layer has 5 channels, the input has 4"):
         ISQRTCOVPool2d(input_dim=5, dimension_reduction=3)(torch.randn(1, 4, 3, 3))
+
+
+@pytest.mark.parametrize("layer", [ISQRTCOVPool2d, ImprovedBilinearPool2d])
+def test_single_precision_is_near(layer, tmp_path):
+    x = torch.randn(2, 16, 7, 7, generator=torch.Generator().manual_seed(0))
+    single = layer(compute_dtype="float32").eval()
+    bundle = poolexport.export(single, x, tmp_path / "net.onnx", portable=True)
+    [answer] = poolexport.session(bundle.path).run(None, {"x": x.numpy()})
+    truth = layer()(x.double()).float()
+    for found in (single(x), torch.from_numpy(answer)):
+        torch.testing.assert_close(found, truth, rtol=1e-4, atol=2e-6 * float(truth.abs().max()))
+
+
+def test_the_published_constructor_takes_input_dim_alone():
+    layer = ISQRTCOVPool2d(input_dim=4)
+    assert not layer.state_dict()
+    assert layer(torch.rand(1, 4, 3, 3)).shape == (1, 10, 1)
+    with pytest.raises(ValueError, match="the layer has 4 channels, the input has 3"):
+        layer(torch.rand(1, 3, 3, 3))
