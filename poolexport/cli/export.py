@@ -5,17 +5,22 @@ from __future__ import annotations
 from dataclasses import asdict
 from keyword import iskeyword
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import RenderableType
 
 from poolexport.cli import _graph, _inputs, _model, _progress, _show
+from poolexport.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from poolexport.bundle import Bundle, Manifest
+
+
+#: What --external-data takes beside numbers, in Python's words.
+EXTERNAL: dict[str, Any] = {"always": True, "never": False, "auto": "auto"}
 
 
 @click.command()
@@ -33,8 +38,23 @@ if TYPE_CHECKING:
 @click.option(
     "--dynamic", metavar="AXES", help="Axes that may change, as in N,H,W; the letters are N,C,L, N,C,H,W or N,C,D,H,W."
 )
-@click.option("--opset", type=int, metavar="N", help="Version of the standard operators, 18 to 23; 20 by default.")
+@click.option("--opset", type=int, metavar="N", help="Version of the standard operators, 17 to 26; 20 by default.")
+@click.option(
+    "--for-ort",
+    metavar="VERSION",
+    help="The onnxruntime that will run the file, as in 1.22; what it gets wrong or lacks is refused.",
+)
 @click.option("--portable", is_flag=True, help="Standard operators only, for runtimes without model-local functions.")
+@click.option(
+    "--external-data",
+    metavar="WHEN",
+    default="auto",
+    show_default=True,
+    help="Weights in a file beside the model: always, never, auto (where one file cannot hold them), or above so many bytes.",
+)
+@click.option("--name", metavar="NAME", help="Name of the graph.")
+@click.option("--producer", metavar="NAME", help="Who made the file; poolexport by default.")
+@click.option("--keep-sources", is_flag=True, help="Keep torch's notes on source files, which hold paths of this machine.")
 @click.option("--no-verify", is_flag=True, help="Write the file without comparing it; it says UNVERIFIED.")
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
 @click.option(
@@ -52,7 +72,12 @@ def export(
     dtype: str,
     dynamic: str | None,
     opset: int | None,
+    for_ort: str | None,
     portable: bool,
+    external_data: str,
+    name: str | None,
+    producer: str | None,
+    keep_sources: bool,
     no_verify: bool,
     force: bool,
     out: Path | None,
@@ -72,6 +97,9 @@ def export(
       poolexport export net.py:build --weights net.safetensors --input 1x3x32x32 --dynamic N,H,W
     """
     shapes = _inputs.parse(inputs)
+    apart = EXTERNAL.get(external_data) if not external_data.isdecimal() else int(external_data)
+    if apart is None:
+        raise InputError(f"--external-data {external_data}: write always, never, auto, or a number of bytes")
     with _progress.progress() as progress:
         import torch
 
@@ -89,7 +117,12 @@ def export(
             target,
             dynamic_shapes=_inputs.dynamic(dynamic, shapes),
             opset=opset,
+            for_ort=for_ort,
             portable=portable,
+            external_data=apart,
+            name=name,
+            producer=producer,
+            keep_sources=keep_sources,
             input_names=[given.name for given in shapes] if shapes[0].name else None,
             verify=not no_verify,
             force=force,
@@ -131,8 +164,9 @@ def summary(bundle: Bundle, weights: str, rules: list[tuple[str, str, str]]) -> 
     axes = dict.fromkeys(length for port in manifest.inputs for length in port.shape if isinstance(length, str))
     rows: list[tuple[str, RenderableType]] = [
         ("file", f"{bundle.model} ({_show.size(bundle.model.stat().st_size)})"),
+        *_graph.weight_rows(bundle.model),
         ("weights", weights),
-        ("opset", str(manifest.opset)),
+        ("opset", str(manifest.opset) + (f", for onnxruntime {manifest.for_ort}" if manifest.for_ort else "")),
         ("form", _graph.FORMS[_graph.form(_graph.read(bundle.model), manifest)]),
     ]
     for label, ports in (("input", manifest.inputs), ("output", manifest.outputs)):

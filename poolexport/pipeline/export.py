@@ -19,7 +19,7 @@ from poolexport.graph import RANDOM_OPERATORS as RANDOM_OPERATORS
 from poolexport.graph import is_random
 from poolexport.pipeline._ports import settle_ports
 from poolexport.pipeline._state import random_states_kept
-from poolexport.pipeline.prepare import Prepared
+from poolexport.pipeline.prepare import Prepared, written
 
 #: A bound this large is none: the tracer uses it for lengths in general.
 UNBOUNDED = 2**31 - 1
@@ -34,6 +34,7 @@ def export(prepared: Prepared) -> ir.Model:
         RandomnessError: the graph holds a random operator.
     """
     shapes = _dynamic_shapes(prepared)
+    opset = written(prepared.opset)
     with _quiet(), random_states_kept(), torch.no_grad():
         try:
             program = torch.onnx.export(
@@ -42,7 +43,7 @@ def export(prepared: Prepared) -> ir.Model:
                 dynamic_shapes=shapes if any(prepared.axes) else None,
                 input_names=prepared.input_names,
                 output_names=prepared.output_names,
-                opset_version=prepared.opset,
+                opset_version=opset,
                 dynamo=True,
                 optimize=False,
                 verbose=False,
@@ -54,9 +55,9 @@ def export(prepared: Prepared) -> ir.Model:
     assert program is not None
     model = program.model
     found = model.opset_imports.get("", 0)
-    if found != prepared.opset:
+    if found != opset:
         raise ExportError(
-            f"torch wrote opset {found} instead of {prepared.opset}, because it cannot convert an operator of this "
+            f"torch wrote opset {found} instead of {opset}, because it cannot convert an operator of this "
             f"model; export with opset={found}"
         )
     settle_ports(model, prepared.input_names, prepared.output_names)

@@ -19,11 +19,10 @@ from poolexport import catalog
 from poolexport.errors import InputError, ModeError, RandomnessError
 from poolexport.pipeline._state import random_states, random_states_kept, tensors_of
 
-#: Versions of the standard operators that the exporter writes and onnxruntime runs.
-OPSETS = range(18, 24)
+#: Versions of the standard operators that can be asked for, and those that torch's exporter writes by itself.
+OPSETS = range(17, 27)
+WRITTEN = range(18, 24)
 DEFAULT_OPSET = 20
-#: Bytes of weights that fit into one file.
-LARGEST = 2**31 - 2**24
 
 #: Inputs and outputs of every module call by dotted path, in the order in which the calls end.
 Record = dict[str, tuple[list[Tensor], list[Tensor]]]
@@ -79,11 +78,6 @@ def prepare(
         raise InputError(
             "the model is compiled TorchScript, which cannot be examined; give the module it was made from"
         )
-    size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if torch.is_tensor(t))
-    if size > LARGEST:
-        raise InputError(
-            f"the weights take {size / 2**30:.1f} GiB; one .onnx file holds at most 2, and more is not supported"
-        )
     examples = _examples(args)
     opset = _opset(opset)
     require_eval(model)
@@ -119,6 +113,11 @@ def prepare(
         },
         layers={path: method.name for path, method in ours.items()},
     )
+
+
+def written(opset: int) -> int:
+    """The opset to let torch write where ``opset`` is wanted."""
+    return min(max(opset, WRITTEN.start), WRITTEN.stop - 1)
 
 
 def require_eval(model: nn.Module) -> None:
