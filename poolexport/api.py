@@ -17,6 +17,7 @@ from poolexport.errors import InputError
 from poolexport.graph import missing_weights
 from poolexport.pipeline import convert as convert_stage
 from poolexport.pipeline import export as export_stage
+from poolexport.pipeline import inline as inline_stage
 from poolexport.pipeline import lower as lower_stage
 from poolexport.pipeline import optimise as optimise_stage
 from poolexport.pipeline import package as package_stage
@@ -24,6 +25,7 @@ from poolexport.pipeline import prepare as prepare_stage
 from poolexport.pipeline import target as target_stage
 from poolexport.pipeline import verify as verify_stage
 from poolexport.pipeline import weights as weights_stage
+from poolexport.pipeline.inline import Inlined
 from poolexport.pipeline.prepare import DynamicShapes, Prepared
 from poolexport.pipeline.verify import Progress, Verdict
 from poolexport.pipeline.weights import ExternalData
@@ -190,6 +192,27 @@ def verify(
     else:
         examples = (args,) if isinstance(args, Tensor) else tuple(args)
     return verify_stage.verify(path, model, examples, factor=factor, rtol=rtol, atol=atol, seed=seed, progress=progress)
+
+
+def inline(path: str | os.PathLike[str], out: str | os.PathLike[str], *, force: bool = False) -> Inlined:
+    """Rewrite a file in standard operators only, for runtimes that do not know model-local functions.
+
+    Names, metadata and the place of the weights are kept; both files are run on the same inputs and must agree.
+
+    Args:
+        path: a bundle or an .onnx file, by poolexport or not.
+        out: a folder to create, where ``path`` is a bundle, or a single file where it ends in ``.onnx``.
+        force: replace what an earlier export left at ``out``.
+
+    Returns:
+        Where the file is, which functions it had, and on how many inputs both were compared.
+
+    Raises:
+        InputError: the file cannot be read, or an operator has no body in it.
+        ExportError: the rewritten file gives another answer.
+        OutputError: ``out`` is taken or cannot be written.
+    """
+    return inline_stage.inline(Path(path), _load(path), read_manifest(path), Path(out), force=force)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:

@@ -94,6 +94,8 @@ def write(
         file = staging / (target.name if single else MODEL)
         if apart:
             unload(model, beside(file))
+        else:
+            ir.external_data.load_to_model(model)
         ir.save(model, file)
         if single:
             _move_pair(file, target, apart=apart, owned=owned)
