@@ -109,7 +109,7 @@ def _pad(node: ir.Node, opset: int) -> None:
         return
     x, pads = node.inputs[0], node.inputs[1]
     which = _constant(axes)
-    amounts = _constant(pads) if pads is not None else None
+    amounts = _constant(pads)
     if x is None or x.shape is None or which is None or amounts is None:
         raise _unwritable(node, opset, "its axes or pads are computed in the graph")
     rank = len(x.shape)
@@ -169,9 +169,20 @@ RULES: dict[str, Callable[[ir.Node, int], None]] = {
 }
 
 
-def _constant(value: ir.Value) -> np.ndarray | None:
+def _constant(value: ir.Value | None) -> np.ndarray | None:
+    """The numbers of a list of axes or pads, where the graph holds them, if only in another shape or type."""
+    if value is None:
+        return None
     tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy().reshape(-1)
+    if tensor is not None:
+        return tensor.numpy().reshape(-1)
+    node = value.producer()
+    if node is None or node.domain not in STANDARD:
+        return None
+    if node.op_type in ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"):
+        return _constant(node.inputs[0])
+    parts = [_constant(part) for part in node.inputs] if node.op_type == "Concat" else [None]
+    return None if any(part is None for part in parts) else np.concatenate(parts)  # type: ignore[arg-type]
 
 
 def _first(name: str) -> int:

@@ -52,11 +52,16 @@ def require_runs(model: ir.Model, runtime: Release | None) -> None:
     """Raise an InputError naming every node that the runtime lacks a kernel for, or gets wrong."""
     if runtime is None:
         return
-    faults = _faults(_plain(model), runtime, model.opset_imports[""])
-    if faults:
-        raise InputError(f"this model is not right on onnxruntime {spell(runtime)}: {'; '.join(dict.fromkeys(faults))}")
+    found = faults(model, runtime)
+    if found:
+        raise InputError(f"this model is not right on onnxruntime {spell(runtime)}: {'; '.join(found)}")
     if (model.ir_version or 0) > LOADS[runtime][1]:
         model.ir_version = LOADS[runtime][1]
+
+
+def faults(model: ir.Model, runtime: Release) -> list[str]:
+    """What a release is known to lack or to get wrong in a graph, a sentence for every node."""
+    return list(dict.fromkeys(_faults(_plain(model), runtime, model.opset_imports[""])))
 
 
 def _plain(model: ir.Model) -> ir.Model:

@@ -98,17 +98,25 @@ def _average(x: np.ndarray, k: int, s: int, p: int, include: bool, ceil: bool) -
     return y.astype(x.dtype)
 
 
-def average_ceil(opset: int) -> Iterator[Trial]:
-    """AveragePool with ceil_mode, over settings that torch accepts."""
+def _ceil(include: bool, settings: Sequence[tuple[int, int, int, int]]) -> Iterator[Trial]:
     rng = np.random.default_rng(0)
-    for k, s, p, n, include in product((1, 2, 3), (1, 2, 3), (0, 1), (5, 6, 7, 8), (False, True)):
-        if 2 * p > k:
-            continue
+    for opset, (k, s, p, n) in product(OPSETS, settings):
+        # Enough channels for the kernels that hold them in blocks.
         x = rng.standard_normal((1, 16, n, n)).astype(np.float32)
         attributes = {"kernel_shape": [k, k], "strides": [s, s], "pads": [p] * 4, "ceil_mode": 1}
         pool = node("AveragePool", ["x"], ["y"], count_include_pad=int(include), **attributes)
-        expected = _average(x, k, s, p, include, True)
-        yield graph([pool], {"x": x}, expected, opset=opset, name=f"{opset}: k{k} s{s} p{p} n{n} {include}")
+        label = f"{opset}: k{k} s{s} p{p} n{n}"
+        yield graph([pool], {"x": x}, _average(x, k, s, p, include, True), opset=opset, name=label)
+
+
+def ceil_last_window() -> Iterator[Trial]:
+    """AveragePool with ceil_mode, where a last window would lie on no cell of the input."""
+    yield from _ceil(False, ((1, 2, 0, 6), (1, 3, 0, 5), (2, 3, 1, 6)))
+
+
+def ceil_count() -> Iterator[Trial]:
+    """AveragePool with ceil_mode, where a last window hangs over the end of the input."""
+    yield from _ceil(True, ((2, 2, 0, 5), (3, 2, 0, 6), (3, 2, 1, 8), (3, 3, 0, 7)))
 
 
 #: Zeros around an image of two axes: at the end, on every side, along one axis.
@@ -266,25 +274,14 @@ def long_sum() -> Iterator[Trial]:
     yield graph([node("GlobalAveragePool", ["x"], ["y"])], {"x": x}, expected, rtol=5e-7)
 
 
-def ceil_18() -> Iterator[Trial]:
-    yield from average_ceil(18)
-
-
-def ceil_20() -> Iterator[Trial]:
-    yield from average_ceil(20)
-
-
-def ceil_22() -> Iterator[Trial]:
-    yield from average_ceil(22)
-
-
 WITNESSES: dict[str, Callable[[], Iterator[Trial]]] = {
     "overload names": overloads,
-    "AveragePool: ceil_mode below opset 20": ceil_18,
-    "AveragePool: ceil_mode from opset 20 on": ceil_20,
-    "AveragePool: ceil_mode 22": ceil_22,
+    "AveragePool: ceil_mode, last window": ceil_last_window,
+    "AveragePool: ceil_mode below opset 19": ceil_count,
+    "AveragePool: ceil_mode from opset 19 on": ceil_count,
     "Pad then AveragePool": pad_then_average,
-    "Pad then MaxPool": pad_then_max,
+    "Pad then MaxPool: opsets up to 20": pad_then_max,
+    "Pad then MaxPool: opsets from 21 on": pad_then_max,
     "AveragePool: uneven pads": uneven_pads,
     "MaxPool: NaN": max_pool_nan,
     "ReduceMax: NaN": reduce_max_nan,
