@@ -63,7 +63,7 @@ def export(
         path: a folder to create, or a single file where it ends in ``.onnx``.
         dynamic_shapes: names of the axes that may change, ``{0: "N", 2: "H", 3: "W"}`` for a model of one input, or
             any form ``torch.onnx.export`` takes.
-        opset: version of the standard operators, 17 to 26; 20 by default.
+        opset: version of the standard operators, 17 to 28; 20 by default.
         for_ort: the onnxruntime that will run the file, as in ``"1.22"``. An opset that it loads is chosen, and what it
             is known to get wrong or to lack is refused; the numbers are proven on the onnxruntime that is installed.
         portable: write standard operators only, for runtimes that do not know model-local functions.

@@ -80,7 +80,10 @@ def weight_rows(file: Path) -> list[tuple[str, str]]:
     from poolexport.graph import weight_files
 
     model = read(file)
-    return [("", f"{file.parent / name} ({_show.size((file.parent / name).stat().st_size)})") for name in weight_files(model)]
+    return [
+        ("", f"{file.parent / name} ({_show.size((file.parent / name).stat().st_size)})")
+        for name in weight_files(model)
+    ]
 
 
 def manifest(model: ir.Model, path: str | os.PathLike[str]) -> Manifest | None:

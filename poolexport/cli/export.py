@@ -38,7 +38,7 @@ EXTERNAL: dict[str, Any] = {"always": True, "never": False, "auto": "auto"}
 @click.option(
     "--dynamic", metavar="AXES", help="Axes that may change, as in N,H,W; the letters are N,C,L, N,C,H,W or N,C,D,H,W."
 )
-@click.option("--opset", type=int, metavar="N", help="Version of the standard operators, 17 to 26; 20 by default.")
+@click.option("--opset", type=int, metavar="N", help="Version of the standard operators, 17 to 28; 20 by default.")
 @click.option(
     "--for-ort",
     metavar="VERSION",
@@ -50,11 +50,13 @@ EXTERNAL: dict[str, Any] = {"always": True, "never": False, "auto": "auto"}
     metavar="WHEN",
     default="auto",
     show_default=True,
-    help="Weights in a file beside the model: always, never, auto (where one file cannot hold them), or above so many bytes.",
+    help="Weights in a file beside the model: always, never, above so many bytes, or where one file cannot hold them.",
 )
 @click.option("--name", metavar="NAME", help="Name of the graph.")
 @click.option("--producer", metavar="NAME", help="Who made the file; poolexport by default.")
-@click.option("--keep-sources", is_flag=True, help="Keep torch's notes on source files, which hold paths of this machine.")
+@click.option(
+    "--keep-sources", is_flag=True, help="Keep torch's notes on source files, which hold paths of this machine."
+)
 @click.option("--no-verify", is_flag=True, help="Write the file without comparing it; it says UNVERIFIED.")
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
 @click.option(

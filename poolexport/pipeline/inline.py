@@ -108,7 +108,9 @@ def _inlined(model: ir.Model) -> ir.Model:
     settle_ports(model, *names)
     left = {f"{node.domain}::{node.op_type}" for node in model.graph.all_nodes() if node.domain not in STANDARD}
     if left:
-        raise InputError(f"{', '.join(sorted(left))} has no body in the file, so there is nothing to write in its place")
+        raise InputError(
+            f"{', '.join(sorted(left))} has no body in the file, so there is nothing to write in its place"
+        )
     return model
 
 
@@ -148,8 +150,9 @@ def _feeds(ports: Sequence[ort.NodeArg], manifest: Manifest | None) -> Iterator[
                 dim if isinstance(dim, int) else step + (example[axis] if example else LENGTH)
                 for axis, dim in enumerate(port.shape)
             )
-            values = stress.draw(regime, shape, NUMPY[port.type] if "float" in NUMPY[port.type] else "float32", seed)
-            feed[port.name] = values.astype(NUMPY[port.type])
+            dtype = np.dtype(NUMPY[port.type])
+            floating = dtype if np.issubdtype(dtype, np.floating) else np.dtype(np.float32)
+            feed[port.name] = stress.draw(regime, shape, floating, seed).astype(dtype)
         yield feed
         if all(isinstance(dim, int) for port in ports for dim in port.shape) and step:
             return

@@ -138,9 +138,23 @@ def feeds_pooling(node: ir.Node) -> bool:
     return False
 
 
+class SequencesByType(ir.passes.InPlacePass):
+    """Say of a split that it gives a sequence: inference of shapes says a tensor, which onnxruntime refuses."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        changed = False
+        for node in model.graph.all_nodes():
+            value = node.outputs[0] if node.op_type == "SplitToSequence" and not node.domain else None
+            if value is not None and isinstance(value.type, ir.TensorType):
+                value.type, value.shape = ir.SequenceType(value.type), None
+                changed = True
+        return ir.passes.PassResult(model, changed)
+
+
 #: In this order. None of them folds constants or drops a term: a small epsilon stays where the model put it.
 PASSES = (
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False),
+    SequencesByType(),
     CastByType(),
     NormaliseByDouble(),
     SumInDouble(),

@@ -161,7 +161,9 @@ def require_free(target: Path, *, force: bool) -> None:
 
 def _is_bundle(folder: Path) -> bool:
     """Whether a folder holds what an export wrote, and nothing else."""
-    if {entry.name for entry in folder.iterdir()} - {MODEL, MODEL + DATA, MANIFEST, SAMPLE} or not (folder / MANIFEST).is_file():
+    if {entry.name for entry in folder.iterdir()} - {MODEL, MODEL + DATA, MANIFEST, SAMPLE} or not (
+        folder / MANIFEST
+    ).is_file():
         return False
     try:
         Manifest.from_json((folder / MANIFEST).read_text())

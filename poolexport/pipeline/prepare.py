@@ -20,7 +20,7 @@ from poolexport.errors import InputError, ModeError, RandomnessError
 from poolexport.pipeline._state import random_states, random_states_kept, tensors_of
 
 #: Versions of the standard operators that can be asked for, and those that torch's exporter writes by itself.
-OPSETS = range(17, 27)
+OPSETS = range(17, 29)
 WRITTEN = range(18, 24)
 DEFAULT_OPSET = 20
 

@@ -62,7 +62,9 @@ def session(
 
 def _weights(text: str) -> str:
     """What is wrong with the file of weights beside a model, if that is what onnxruntime complains about."""
-    gone = re.search(r'External data path does not exist: "?([^"\n]+)|cannot get file size: [^\[\n]*\[([^\]\n]+)\]', text)
+    gone = re.search(
+        r'External data path does not exist: "?([^"\n]+)|cannot get file size: [^\[\n]*\[([^\]\n]+)\]', text
+    )
     if gone:
         name = os.path.basename(gone[1] or gone[2])
         return f"its weights are in {name}, which is missing; keep both files in one folder, under their names"

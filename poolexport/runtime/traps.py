@@ -27,7 +27,7 @@ LOADS: dict[Release, tuple[int, int]] = {
     (1, 29): (26, 13),
     (1, 30): (26, 13),
     (1, 31): (26, 13),
-    (1, 32): (27, 14),
+    (1, 32): (28, 14),
 }
 OLDEST, NEWEST = min(LOADS), max(LOADS)
 
@@ -55,7 +55,7 @@ class Trap:
     wrong: str
     avoided: str
     test: str
-    opsets: tuple[int, int] = (17, 27)
+    opsets: tuple[int, int] = (17, 28)
     sign: str = ""
     advice: str = ""
 
@@ -74,7 +74,7 @@ class Missing:
     last: Release = NEWEST
 
 
-ALL_OPSETS = tuple(range(17, 27))
+ALL_OPSETS = tuple(range(17, 29))
 
 MISSING = (
     Missing(
@@ -82,7 +82,7 @@ MISSING = (
         (
             *("Conv", "ConvTranspose", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"),
             *("InstanceNormalization", "LRN", "Resize", "MaxRoiPool", "Mean", "Erf", "Asin", "Acos", "Atan", "Tan"),
-            *("Sinh", "Cosh", "Celu"),
+            *("Sinh", "Cosh"),
         ),
         ALL_OPSETS,
     ),
@@ -90,13 +90,15 @@ MISSING = (
     Missing(
         "DOUBLE",
         ("Elu", "Selu", "ThresholdedRelu", "HardSigmoid", "HardSwish", "Softplus", "Softsign"),
-        (17, *range(19, 27)),
+        (17, *range(19, 29)),
     ),
-    Missing("DOUBLE", ("PRelu", "LeakyRelu", "Mish"), tuple(range(19, 27))),
-    Missing("DOUBLE", ("Gelu",), tuple(range(20, 27))),
+    Missing("DOUBLE", ("PRelu", "LeakyRelu", "Mish"), tuple(range(19, 29))),
+    Missing("DOUBLE", ("Gelu",), tuple(range(20, 29))),
     Missing("DOUBLE", ("GridSample",), (17, 18, 19)),
-    Missing("FLOAT16", ("Celu",), ALL_OPSETS),
-    Missing("any", ("GlobalLpPool", "MaxRoiPool", "RoiAlign"), tuple(range(22, 27))),
+    Missing("DOUBLE", ("Celu",), tuple(range(17, 28))),
+    Missing("FLOAT16", ("Celu",), tuple(range(17, 28))),
+    Missing("FLOAT16", ("IsInf",), (17, 18, 19)),
+    Missing("any", ("GlobalLpPool", "MaxRoiPool", "RoiAlign"), tuple(range(22, 29))),
 )
 
 TRAPS = (
@@ -136,7 +138,7 @@ TRAPS = (
         "with optimisation on, windows over the end of the input are divided by the wrong number of cells",
         "layers of ours write a constant end pad",
         "tests/pipeline/test_for_ort.py::test_what_a_runtime_gets_wrong_is_refused",
-        opsets=(19, 26),
+        opsets=(19, 28),
         sign="ceil_mode",
         advice="use the layer of poolexport.nn, or ceil_mode=False",
     ),
@@ -147,7 +149,7 @@ TRAPS = (
         "windows over pads at the end only are divided by the wrong number of cells",
         "layers of ours write AveragePool only where all pads are equal",
         "tests/pipeline/test_for_ort.py::test_what_a_runtime_gets_wrong_is_refused",
-        opsets=(19, 26),
+        opsets=(19, 28),
         sign="uneven pads",
         advice="use the layer of poolexport.nn",
     ),
@@ -176,7 +178,7 @@ TRAPS = (
         "with optimisation on, a border of zeros is made part of the pooling, where it counts as -inf",
         "Pad names its axes, which keeps it apart",
         "tests/regressions/test_pad_before_pool.py",
-        opsets=(21, 26),
+        opsets=(21, 28),
     ),
     Trap(
         "MaxPool: NaN",
@@ -205,7 +207,7 @@ TRAPS = (
     Trap(
         "MatMul: scalar factor",
         ("MatMul",),
-        (((1, 26), NEWEST),),
+        (((1, 26), (1, 31)),),
         "with optimisation on, a scalar beside a float64 product is folded into it in float32",
         "bodies of ours hold factors of products in vectors",
         "tests/conformance/checks.py::inlined_follows_torch",
@@ -223,7 +225,7 @@ TRAPS = (
     Trap(
         "layer norm in parts",
         ("LayerNormalization",),
-        ((OLDEST, NEWEST),),
+        ((OLDEST, (1, 31)),),
         "with optimisation on, a spelled-out float64 layer norm becomes one that is computed in float32",
         "bodies of ours are no layer norms",
         "tests/conformance/checks.py::onnx_follows_torch",
@@ -239,7 +241,7 @@ TRAPS = (
     Trap(
         "MatMul: empty batch",
         ("MatMul",),
-        ((OLDEST, NEWEST),),
+        ((OLDEST, (1, 31)),),
         "a product of batches of 1 and of 0 is an error",
         "bodies of ours multiply batches of one length",
         "tests/conformance/checks.py::onnx_follows_torch",
@@ -247,7 +249,7 @@ TRAPS = (
     Trap(
         "reductions: empty batch",
         ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum"),
-        ((OLDEST, NEWEST),),
+        ((OLDEST, (1, 31)),),
         "axis -1 of an empty batch is not reduced",
         "bodies of ours count axes from the front",
         "tests/conformance/checks.py::onnx_follows_torch",
@@ -255,7 +257,7 @@ TRAPS = (
     Trap(
         "TopK: empty batch",
         ("TopK",),
-        ((OLDEST, NEWEST),),
+        ((OLDEST, (1, 30)),),
         "the process ends with a division by 0",
         "bodies of ours add one sequence of zeros",
         "tests/conformance/checks.py::onnx_follows_torch",

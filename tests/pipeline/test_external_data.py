@@ -39,7 +39,6 @@ def exported(net, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copied(exported, tmp_path) -> Path:
-    import shutil
 
     return Path(shutil.copytree(exported, tmp_path / "copied"))
 
@@ -185,5 +184,3 @@ def test_sources_are_kept_only_when_asked(net, tmp_path):
         content = bundle.model.read_bytes()
         assert (b"stack_trace" in content) == keep
         assert (here in content) == keep or not keep
-
-

@@ -74,7 +74,12 @@ CEIL = nn.AvgPool2d(3, 2, 1, ceil_mode=True)
         (CEIL, "1.22", 18, "AveragePool of 0: windows over the end"),
         (CEIL, "1.25", None, "with optimisation on, windows over the end"),
         (CEIL, "1.28", 22, "with optimisation on, windows over the end"),
-        (nn.Conv2d(3, 4, 3).double(), "1.25", None, "Conv of 0 has no kernel for double in opset 20; export in float32"),
+        (
+            nn.Conv2d(3, 4, 3).double(),
+            "1.25",
+            None,
+            "Conv of 0 has no kernel for double in opset 20; export in float32",
+        ),
     ],
 )
 def test_what_a_runtime_gets_wrong_is_refused(tmp_path, layer, version, opset, told):
@@ -138,7 +143,7 @@ def test_ports_and_functions_survive_the_search_for_faults():
 # --- opsets -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("opset", opsets(17, 24, 25, 26))
+@pytest.mark.parametrize("opset", opsets(17, 24, 26, 28))
 @pytest.mark.parametrize("portable", [False, True])
 def test_opsets_that_torch_does_not_write_give_the_models_answers(tmp_path, opset, portable):
     torch.manual_seed(0)
@@ -182,11 +187,14 @@ def test_what_opset_17_cannot_say_is_refused(op, attributes, told):
 
 
 def test_what_a_later_opset_changes_is_refused():
-    with pytest.raises(ExportError, match="Attention of the model itself .* opset 24 changes what it means"):
+    with pytest.raises(ExportError, match=r"Range of the model itself .* opset 27 changes what it means"):
+        convert(graph_of("Range", 26, ir.DataType.FLOAT16), 27)
+    assert convert(graph_of("Range", 26), 27).opset_imports[""] == 27
+    with pytest.raises(ExportError, match=r"Attention of the model itself .* opset 24 changes what it means"):
         convert(graph_of("Attention", 23), 24)
 
 
-@pytest.mark.parametrize("opset", [24, 25, 26])
+@pytest.mark.parametrize("opset", list(SAME))
 def test_operators_that_are_said_to_stay_the_same_do(opset):
     """Neither their attributes nor their inputs change, but for an attribute whose default says what was before."""
     if onnx.defs.onnx_opset_version() < opset:
@@ -204,7 +212,7 @@ def test_operators_that_are_said_to_stay_the_same_do(opset):
             assert names[0] == names[1], name
         added = set(new.attributes) - set(old.attributes)
         assert set(old.attributes) <= set(new.attributes), name
-        assert added <= ({"round_mode"} if name in ("Cast", "CastLike") else set()), name
+        assert added <= {"Cast": {"round_mode"}, "CastLike": {"round_mode"}, "Range": {"stash_type"}}.get(name, set())
 
 
 def test_every_operator_that_opset_18_changed_has_a_rule_or_is_refused():
@@ -240,7 +248,7 @@ def test_the_rows_are_about_releases_there_are_and_are_shown_by_a_graph():
 def test_the_tables_are_true_of_the_installed_runtime():
     """All releases are tried by ``make test-runtimes``; this one here."""
     version = release(re.match(r"\d+\.\d+", ort.__version__)[0])
-    for opset in range(17, 29):
+    for opset in range(17, 30):
         assert runs_opset(opset) == (opset <= LOADS[version][0])
     options = ort.SessionOptions()
     options.log_severity_level = 4

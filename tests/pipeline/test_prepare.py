@@ -129,7 +129,7 @@ def test_failing_module_is_named(shape, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"opset": 7}, "opset 7 is not supported; choose one from 17 to 26"),
+        ({"opset": 7}, "opset 7 is not supported; choose one from 17 to 28"),
         ({"dynamic_shapes": {"y": {0: "N"}}}, r"unknown inputs \['y'\]; the inputs are \['input'\]"),
         ({"dynamic_shapes": {7: "N"}}, "there is no axis 7"),
         ({"dynamic_shapes": [{0: "N"}, {0: "N"}]}, "2 entries for 1 inputs"),

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from poolexport import catalog, stress
+from poolexport.errors import ExportError
 from poolexport.method import Case, Method
 from poolexport.pipeline import target
 from poolexport.pipeline._state import tensors_of
@@ -29,7 +30,7 @@ from runtimes.witnesses import WITNESSES
 AXES = {2: "NC", 3: "NCL", 4: "NCHW", 5: "NCDHW"}
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16}
 #: Opsets of the first case of every method, beside the default.
-OPSETS = (17, 18, 21, 23, 25, 26)
+OPSETS = (17, 18, 21, 23, 26, 28)
 NHW = {0: "N", 2: "H", 3: "W"}
 
 
@@ -69,7 +70,7 @@ def entries(*, reduced: bool, only: Sequence[str] = ()) -> Iterator[Entry]:
             first = case is method.cases[0]
             if reduced and not first:
                 continue
-            opsets = ((17, 26) if reduced else OPSETS) if first else ()
+            opsets = ((17, 28) if reduced else OPSETS) if first else ()
             yield _layer(method, case, "float32", (False, True), opsets)
             if not reduced and first:
                 for dtype in method.graph_dtypes:
@@ -119,7 +120,7 @@ def _networks(reduced: bool) -> Iterator[Entry]:
         "resize": nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), nn.MaxPool2d(2)),
     }
     for name, net in nets.items():
-        opsets = (17, 26) if reduced else OPSETS
+        opsets = (17, 28) if reduced else OPSETS
         yield Entry(name, net.eval(), tuple((x,) for x in others), [NHW], (False,), opsets)
     from poolexport_models import load
 
@@ -140,7 +141,11 @@ def _exported(entry: Entry, folder: Path, start: int) -> Iterator[Job]:
         raw = ir.to_proto(export(prepared)).SerializeToString()
         for portable in entry.forms[:1] if opset else entry.forms:
             graph = optimise(lower(ir.from_proto(_parse(raw)), portable=portable))
-            graph = convert(graph, prepared.opset)
+            try:
+                graph = convert(graph, prepared.opset)
+            except ExportError as error:
+                print(f"not exported: {entry.name}, opset {prepared.opset}: {error}", flush=True)
+                continue
             faults = {release: tuple(target.faults(graph, release)) for release in LOADS}
             model = f"{start}-{prepared.opset}-{portable}.onnx"
             (folder / model).write_bytes(ir.to_proto(graph).SerializeToString())

@@ -9,18 +9,20 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-OPSETS = range(17, 27)
+OPSETS = range(17, 29)
 TYPES = {"FLOAT": TensorProto.FLOAT, "DOUBLE": TensorProto.DOUBLE, "FLOAT16": TensorProto.FLOAT16}
 IMAGE = [1, 2, 8, 8]
 UNARY = (
-    "Relu LeakyRelu Elu Selu Celu ThresholdedRelu HardSigmoid HardSwish Mish Gelu Sigmoid Tanh Softplus Softsign Exp Log "
-    "Sqrt Reciprocal Abs Neg Floor Ceil Round Sign Erf Sin Cos Asin Acos Atan Tan Sinh Cosh GlobalAveragePool "
-    "GlobalMaxPool GlobalLpPool Softmax LogSoftmax Flatten Identity Dropout IsNaN IsInf"
-).split()
-BINARY = "Add Sub Mul Div Pow Max Min Sum Mean Equal Less Greater".split()
+    *("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "HardSigmoid", "HardSwish", "Mish", "Gelu"),
+    *("Sigmoid", "Tanh", "Softplus", "Softsign", "Exp", "Log", "Sqrt", "Reciprocal", "Abs", "Neg", "Floor", "Ceil"),
+    *("Round", "Sign", "Erf", "Sin", "Cos", "Asin", "Acos", "Atan", "Tan", "Sinh", "Cosh", "GlobalAveragePool"),
+    *("GlobalMaxPool", "GlobalLpPool", "Softmax", "LogSoftmax", "Flatten", "Identity", "Dropout", "IsNaN", "IsInf"),
+)
+BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Equal", "Less", "Greater")
 REDUCTIONS = (
-    "ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare ReduceSum"
-).split()
+    *("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum"),
+    *("ReduceLogSumExp", "ReduceSumSquare", "ReduceSum"),
+)
 #: Operators that a later opset brought.
 SINCE = {"Mish": 18, "Gelu": 20}
 

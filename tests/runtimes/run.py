@@ -1,4 +1,4 @@
-"""Try one corpus of exports on many releases of onnxruntime: ``python tests/runtimes/run.py`` or ``make test-runtimes``.
+"""Try one corpus of exports on many releases of onnxruntime: ``make test-runtimes``, or this file.
 
 Every release gets an environment of its own in .venv-ort, made from the package registry on first use. The corpus is
 exported once, here, with inputs and answers; every release runs it with graph optimisation on and off. What a release
@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import conftest  # noqa: E402, F401  exports in tests keep what torch would build anew
-
 from poolexport.runtime.traps import LOADS, TRAPS, Release, release, spell  # noqa: E402
 from runtimes.corpus import build  # noqa: E402
 from runtimes.judging import Job, Line, judge_job, judge_traps, outcomes  # noqa: E402

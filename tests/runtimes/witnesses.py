@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 FLOAT, DOUBLE, HALF, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.INT64
-OPSETS = range(17, 27)
+OPSETS = range(17, 29)
 
 
 @dataclass(frozen=True, eq=False)
