@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import onnx_ir as ir
 
@@ -53,6 +54,36 @@ def _subgraphs(node: ir.Node) -> list[ir.Graph]:
     graphs = [attribute.value for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH]
     lists = [attribute.value for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPHS]
     return [*graphs, *(graph for several in lists for graph in several)]
+
+
+def weight_files(model: ir.Model) -> dict[str, int]:
+    """The files beside a model that hold its weights, by the name in it, and how many bytes it takes each to have."""
+    files: dict[str, int] = {}
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        for node in graph.all_nodes():
+            tensors += [a.value for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
+    for tensor in tensors:
+        if isinstance(tensor, ir.ExternalTensor):
+            name = str(tensor.location)
+            end = (tensor.offset or 0) + (tensor.length if tensor.length is not None else tensor.nbytes)
+            files[name] = max(files.get(name, 0), end)
+    return files
+
+
+def missing_weights(model: ir.Model, file: Path) -> str:
+    """What is wrong with the files of weights of the model in ``file``; empty where they are all there."""
+    folder = file.absolute().parent.resolve()
+    for name, size in weight_files(model).items():
+        data = (folder / name).resolve()
+        if not data.is_relative_to(folder):
+            return f"its weights are said to be in {name}, outside of its folder, where they are not read"
+        if not data.is_file():
+            return f"its weights are in {name}, which is missing; keep both files in one folder, under their names"
+        found = data.stat().st_size
+        if found < size:
+            return f"its weights are in {name}, which has {found} bytes of {size}; copy it anew"
+    return ""
 
 
 def _training_dropout(node: ir.Node) -> bool:

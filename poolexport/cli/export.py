@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from keyword import iskeyword
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import RenderableType
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
     from poolexport.adoption.adopting import Adopted
     from poolexport.bundle import Bundle, Manifest
+
+
+#: What --external-data takes beside numbers, in Python's words.
+EXTERNAL: dict[str, Any] = {"always": True, "never": False, "auto": "auto"}
 
 
 @click.command()
@@ -35,7 +39,12 @@ if TYPE_CHECKING:
 @click.option(
     "--dynamic", metavar="AXES", help="Axes that may change, as in N,H,W; the letters are N,C,L, N,C,H,W or N,C,D,H,W."
 )
-@click.option("--opset", type=int, metavar="N", help="Version of the standard operators, 18 to 23; 20 by default.")
+@click.option("--opset", type=int, metavar="N", help="Version of the standard operators, 17 to 28; 20 by default.")
+@click.option(
+    "--for-ort",
+    metavar="VERSION",
+    help="The onnxruntime that will run the file, as in 1.22; what it gets wrong or lacks is refused.",
+)
 @click.option("--portable", is_flag=True, help="Standard operators only, for runtimes without model-local functions.")
 @click.option("--adopt", is_flag=True, help="First replace pooling layers of torch and other packages by ours.")
 @click.option(
@@ -50,6 +59,18 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="PATH=POLICY",
     help="What becomes of a layer that draws: expectation, fixed(7) or keep; PATH may be a pattern. Once per layer.",
+)
+@click.option(
+    "--external-data",
+    metavar="WHEN",
+    default="auto",
+    show_default=True,
+    help="Weights in a file beside the model: always, never, above so many bytes, or where one file cannot hold them.",
+)
+@click.option("--name", metavar="NAME", help="Name of the graph.")
+@click.option("--producer", metavar="NAME", help="Who made the file; poolexport by default.")
+@click.option(
+    "--keep-sources", is_flag=True, help="Keep torch's notes on source files, which hold paths of this machine."
 )
 @click.option("--no-verify", is_flag=True, help="Write the file without comparing it; it says UNVERIFIED.")
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
@@ -68,10 +89,15 @@ def export(
     dtype: str,
     dynamic: str | None,
     opset: int | None,
+    for_ort: str | None,
     portable: bool,
     adopt: bool,
     choices: tuple[str, ...],
     randomness: tuple[str, ...],
+    external_data: str,
+    name: str | None,
+    producer: str | None,
+    keep_sources: bool,
     no_verify: bool,
     force: bool,
     out: Path | None,
@@ -92,6 +118,9 @@ def export(
     """
     shapes = _inputs.parse(inputs)
     chosen = _chosen(adopt, choices)
+    apart = EXTERNAL.get(external_data) if not external_data.isdecimal() else int(external_data)
+    if apart is None:
+        raise InputError(f"--external-data {external_data}: write always, never, auto, or a number of bytes")
     with _progress.progress() as progress:
         import torch
 
@@ -114,7 +143,12 @@ def export(
             target,
             dynamic_shapes=_inputs.dynamic(dynamic, shapes),
             opset=opset,
+            for_ort=for_ort,
             portable=portable,
+            external_data=apart,
+            name=name,
+            producer=producer,
+            keep_sources=keep_sources,
             input_names=[given.name for given in shapes] if shapes[0].name else None,
             randomness=policies(randomness),
             verify=not no_verify,
@@ -202,8 +236,9 @@ def summary(bundle: Bundle, weights: str, rules: list[tuple[str, str, str]]) -> 
     axes = dict.fromkeys(length for port in manifest.inputs for length in port.shape if isinstance(length, str))
     rows: list[tuple[str, RenderableType]] = [
         ("file", f"{bundle.model} ({_show.size(bundle.model.stat().st_size)})"),
+        *_graph.weight_rows(bundle.model),
         ("weights", weights),
-        ("opset", str(manifest.opset)),
+        ("opset", str(manifest.opset) + (f", for onnxruntime {manifest.for_ort}" if manifest.for_ort else "")),
         ("form", _graph.FORMS[_graph.form(_graph.read(bundle.model), manifest)]),
     ]
     for label, ports in (("input", manifest.inputs), ("output", manifest.outputs)):

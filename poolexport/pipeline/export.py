@@ -20,7 +20,7 @@ from poolexport.graph import is_random, module_path
 from poolexport.pipeline._ports import settle_ports
 from poolexport.pipeline._state import random_states_kept
 from poolexport.pipeline.frozen import freezers
-from poolexport.pipeline.prepare import Prepared
+from poolexport.pipeline.prepare import Prepared, written
 from poolexport.pipeline.randomness import kept
 
 #: A bound this large is none: the tracer uses it for lengths in general.
@@ -35,6 +35,7 @@ def export(prepared: Prepared) -> ir.Model:
         RandomnessError: the graph holds a random operator that no policy keeps.
     """
     shapes = _dynamic_shapes(prepared)
+    opset = written(prepared.opset)
     with _quiet(), random_states_kept(), torch.no_grad():
         try:
             program = torch.onnx.export(
@@ -43,7 +44,7 @@ def export(prepared: Prepared) -> ir.Model:
                 dynamic_shapes=shapes if any(prepared.axes) else None,
                 input_names=prepared.input_names,
                 output_names=prepared.output_names,
-                opset_version=prepared.opset,
+                opset_version=opset,
                 dynamo=True,
                 optimize=False,
                 verbose=False,
@@ -59,9 +60,9 @@ def export(prepared: Prepared) -> ir.Model:
     assert program is not None
     model = program.model
     found = model.opset_imports.get("", 0)
-    if found != prepared.opset:
+    if found != opset:
         raise ExportError(
-            f"torch wrote opset {found} instead of {prepared.opset}, because it cannot convert an operator of this "
+            f"torch wrote opset {found} instead of {opset}, because it cannot convert an operator of this "
             f"model; export with opset={found}"
         )
     settle_ports(model, prepared.input_names, prepared.output_names)

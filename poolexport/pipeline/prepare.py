@@ -19,11 +19,10 @@ from poolexport.pipeline._run import copy_of, run
 from poolexport.pipeline._state import random_states_kept, tensors_of
 from poolexport.pipeline.randomness import Policies, settle
 
-#: Versions of the standard operators that the exporter writes and onnxruntime runs.
-OPSETS = range(18, 24)
+#: Versions of the standard operators that can be asked for, and those that torch's exporter writes by itself.
+OPSETS = range(17, 29)
+WRITTEN = range(18, 24)
 DEFAULT_OPSET = 20
-#: Bytes of weights that fit into one file.
-LARGEST = 2**31 - 2**24
 
 #: What a layer does in the file whose draws were kept or fixed, in place of its inference rule.
 DRAWS = {"keep": "its training rule, drawn anew at every run", "fixed": "its training rule, drawn once"}
@@ -82,11 +81,6 @@ def prepare(
         raise InputError(
             "the model is compiled TorchScript, which cannot be examined; give the module it was made from"
         )
-    size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if torch.is_tensor(t))
-    if size > LARGEST:
-        raise InputError(
-            f"the weights take {size / 2**30:.1f} GiB; one .onnx file holds at most 2, and more is not supported"
-        )
     examples = _examples(args)
     opset = _opset(opset)
     names = _input_names(model, examples, input_names)
@@ -127,6 +121,11 @@ def prepare(
         layers={path: method.name for path, method in ours.items()},
         randomness=settled.policies,
     )
+
+
+def written(opset: int) -> int:
+    """The opset to let torch write where ``opset`` is wanted."""
+    return min(max(opset, WRITTEN.start), WRITTEN.stop - 1)
 
 
 def _examples(args: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -139,3 +139,7 @@ class Two(nn.Module):
 
     def forward(self, image: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
         return self.pool(image) + self.pool(depth).mean(1, keepdim=True)
+
+
+def wide() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), SoftPool2d(2))

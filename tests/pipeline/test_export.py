@@ -45,7 +45,7 @@ def net() -> nn.Module:
 
 
 @pytest.mark.parametrize("portable", [False, True])
-@pytest.mark.parametrize("opset", opsets(18, 20, 23))
+@pytest.mark.parametrize("opset", opsets(17, 18, 20, 23, 26))
 def test_every_opset_and_form_gives_the_models_answers(net, tmp_path, opset, portable):
     bundle = poolexport.export(net, IMAGE, tmp_path / "net", dynamic_shapes=NHW, opset=opset, portable=portable)
     model = onnx.load(bundle.model)
