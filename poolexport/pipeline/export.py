@@ -6,20 +6,22 @@ import inspect
 import io
 import logging
 import re
+import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import onnx_ir as ir
 import torch
 
-from poolexport.errors import ExportError, RandomnessError
+from poolexport.errors import ExportError, PoolExportError, RandomnessError
 from poolexport.graph import RANDOM_OPERATORS as RANDOM_OPERATORS
 from poolexport.graph import is_random
 from poolexport.pipeline._ports import settle_ports
 from poolexport.pipeline._state import random_states_kept
 from poolexport.pipeline.prepare import Prepared
+from poolexport.translate import tracing, translation_table
 
 #: A bound this large is none: the tracer uses it for lengths in general.
 UNBOUNDED = 2**31 - 1
@@ -34,7 +36,7 @@ def export(prepared: Prepared) -> ir.Model:
         RandomnessError: the graph holds a random operator.
     """
     shapes = _dynamic_shapes(prepared)
-    with _quiet(), random_states_kept(), torch.no_grad():
+    with _quiet(), random_states_kept(), torch.no_grad(), tracing():
         try:
             program = torch.onnx.export(
                 prepared.model,
@@ -44,6 +46,7 @@ def export(prepared: Prepared) -> ir.Model:
                 output_names=prepared.output_names,
                 opset_version=prepared.opset,
                 dynamo=True,
+                custom_translation_table=translation_table(functions=True),
                 optimize=False,
                 verbose=False,
             )
@@ -152,6 +155,10 @@ def _causes(error: BaseException) -> list[BaseException]:
 def _explain(error: Exception, prepared: Prepared) -> str:
     """The one sentence of torch's report that a user can act on."""
     causes = _causes(error)
+    refused = next((cause for cause in causes if isinstance(cause, PoolExportError)), None)
+    if refused is not None:
+        where = _module_of(causes, prepared.model)
+        return f"{where}: {refused}" if where else str(refused)
     text = "\n".join(str(cause) for cause in causes)
     fixed = re.search(r"inferred a static shape of (\d+) for dimension \S*\['([^']+)'\]\.shape\[(\d+)\]", text)
     if fixed:
@@ -175,6 +182,20 @@ def _explain(error: Exception, prepared: Prepared) -> str:
         return f"torch has no ONNX form for {missing[1]}; replace the layer that calls it"
     lines = [line.strip() for line in str(causes[-1]).splitlines() if line.strip()]
     return f"torch could not export the model: {type(causes[-1]).__name__}: {lines[0] if lines else '(no message)'}"
+
+
+def _module_of(causes: Sequence[BaseException], model: torch.nn.Module) -> str:
+    """Dotted path of the module that was traced or translated when an error came up; empty where that is unknown."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    found = ""
+    for cause in causes:
+        for frame, _ in traceback.walk_tb(cause.__traceback__):
+            node, module = frame.f_locals.get("node"), frame.f_locals.get("self")
+            if isinstance(node, torch.fx.Node) and node.meta.get("nn_module_stack"):
+                found = str([*node.meta["nn_module_stack"].values()][-1][0]).removeprefix("L['self']").lstrip(".")
+            elif id(module) in paths:
+                found = paths[id(module)]
+    return found
 
 
 @contextmanager
