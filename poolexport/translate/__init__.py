@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from poolexport.translate import adaptive, average, fractional, max, scatter, unpool
+from poolexport.translate import adaptive, average, fractional, linalg, max, regions, rounding, scatter, unpool
 from poolexport.translate._original import original, symbolic_entries
 from poolexport.translate._tracing import tracing
 from poolexport.translate._writing import counter, entry
 
 __all__ = ["tracing", "translation_table"]
 
-FAMILIES = (max, average, adaptive, fractional, unpool, scatter)
+FAMILIES = (max, average, adaptive, fractional, unpool, scatter, linalg, regions)
 
 Table = dict[Callable[..., Any], Callable[..., Any]]
 
@@ -60,6 +60,7 @@ def translation_table(*, functions: bool = False) -> Table:
     for name, write in scatter.accumulating().items():
         overload = _overload(name)
         table[overload] = _where_accumulating(overload, entry(overload, write, functions, names))
+    table |= rounding.entries()
     if not functions:
         table |= symbolic_entries(names)
     return table

@@ -40,19 +40,19 @@ def tracing(*, seed: int | None = None) -> Iterator[None]:
         ...         custom_translation_table=translation_table(),
         ...     )
     """
-    with _Replacing(_rules(), seed):
+    with _Replacing(_rules(seed)):
         yield
 
 
 @cache
-def _rules() -> Mapping[Any, Rule]:
-    return {**windows.rules(), **fractional.rules(), **covariance.rules(), **fourier.rules()}
+def _rules(seed: int | None) -> Mapping[Any, Rule]:
+    return {**windows.rules(), **fractional.rules(seed), **covariance.rules(), **fourier.rules()}
 
 
 class _Replacing(TorchFunctionMode):
-    def __init__(self, rules: Mapping[Any, Rule], seed: int | None) -> None:
+    def __init__(self, rules: Mapping[Any, Rule]) -> None:
         super().__init__()
-        self.rules, self.seed = rules, seed
+        self.rules = rules
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

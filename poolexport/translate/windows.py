@@ -16,14 +16,16 @@ from poolexport_ops.adaptive_max_pool_with_indices import adaptive_max_pool_with
 
 def rules() -> dict[Any, Any]:
     aten = torch._C._nn
-    averages = (torch.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d)
-    largest = (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)
-    adaptive = (torch.adaptive_max_pool1d, aten.adaptive_max_pool2d, aten.adaptive_max_pool3d)
-    return {
-        **{pool: partial(_average, rank) for rank, pool in enumerate(averages, 1)},
-        **{pool: partial(_largest, rank) for rank, pool in enumerate(largest, 1)},
-        **{pool: partial(_adaptive, rank) for rank, pool in enumerate(adaptive, 1)},
-    }
+    table: dict[Any, Any] = {}
+    for rank, pool in enumerate((torch.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d), 1):
+        table[pool] = partial(_average, rank)
+    for rank, pool in enumerate((torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), 1):
+        table[pool] = table[getattr(F, f"max_pool{rank}d")] = partial(_largest, rank)
+        table[getattr(F, f"max_pool{rank}d_with_indices")] = partial(_largest_and_where, rank)
+    for rank, pool in enumerate((torch.adaptive_max_pool1d, aten.adaptive_max_pool2d, aten.adaptive_max_pool3d), 1):
+        table[pool] = table[getattr(F, f"adaptive_max_pool{rank}d_with_indices")] = partial(_adaptive, rank)
+        table[getattr(F, f"adaptive_max_pool{rank}d")] = partial(_adaptive_values, rank)
+    return table
 
 
 def _per_axis(value: Any, rank: int) -> list[Any]:
@@ -81,7 +83,10 @@ def _largest(
     padding: Any = 0,
     dilation: Any = 1,
     ceil_mode: bool = False,
+    return_indices: bool = False,
 ) -> Any:
+    if return_indices:
+        return _largest_and_where(rank, x, kernel_size, stride, padding, dilation, ceil_mode)
     kernel = _per_axis(kernel_size, rank)
     whole = _whole(x, kernel, padding, rank)
     if not whole and rank > 1:
@@ -100,8 +105,36 @@ def _largest(
     return (F.max_pool2d, F.max_pool3d)[rank - 2](x, kernel, steps, padding, dilation, ceil_mode)
 
 
-def _adaptive(rank: int, x: Tensor, output_size: Any) -> Any:
+def _largest_and_where(
+    rank: int,
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = True,
+) -> Any:
+    whole = _whole(x, _per_axis(kernel_size, rank), padding, rank)
+    if not whole:
+        return NotImplemented
+    if len(whole) < rank:
+        raise ExportError(
+            "a max pooling with indices spans one axis of the input and a window of another, which has no form; "
+            "pool the axes one after the other, without indices"
+        )
+    pool = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[rank - 1]
+    return pool(x, [1] * rank, return_indices=True)
+
+
+def _adaptive_values(rank: int, x: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    result = _adaptive(rank, x, output_size)
+    return result if result is NotImplemented or return_indices else result[0]
+
+
+def _adaptive(rank: int, x: Tensor, output_size: Any, return_indices: bool = True) -> Any:
     sizes = _per_axis(output_size, rank)
+    sizes = [x.shape[axis - rank] if size is None else size for axis, size in enumerate(sizes)]
     if not any(isinstance(size, SymInt) for size in sizes):
         return NotImplemented
     kept = [isinstance(size, SymInt) and str(size) == str(x.shape[axis - rank]) for axis, size in enumerate(sizes)]
