@@ -11,13 +11,14 @@ REFUSED is a refusal of a model that has no one answer, with the reason.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from methods import machine
 from torch import Tensor, nn
 
 import poolexport
+from methods import machine
 from poolexport.errors import ModeError, RandomnessError
 from poolexport.pipeline._state import random_states_kept, tensors_of
 from poolexport.translate import tracing, translation_table
@@ -46,7 +47,8 @@ def axes_of(case: cases.Case, mode: str) -> dict[int, str] | None:
     """The dynamic axes of a mode; None where the case does not have it."""
     batch = {} if case.batch is None else {case.batch: "n"}
     spatial = {axis: "hwd"[i] for i, axis in enumerate(case.spatial)}
-    chosen = {"static": {}, "N": batch, "H,W": spatial, "N,H,W": {**batch, **spatial} if batch and spatial else {}}[mode]
+    both = {**batch, **spatial} if batch and spatial else {}
+    chosen: dict[int, str] = {"static": {}, "N": batch, "H,W": spatial, "N,H,W": both}[mode]
     return chosen if chosen or mode == "static" else None
 
 
@@ -94,8 +96,6 @@ def judge(content: bytes, model: nn.Module, case: cases.Case, axes: Mapping[int,
 
 def precise(model: nn.Module, inputs: Sequence[Tensor]) -> list[np.ndarray] | None:
     """The model's answers in float64, or None where it cannot run so."""
-    import copy
-
     try:
         with torch.no_grad(), random_states_kept(2):
             wide = copy.deepcopy(model).double()
@@ -186,12 +186,11 @@ def measured(case: cases.Case) -> dict[str, dict[str, Any]]:
         axes = axes_of(case, mode)
         if axes is None:
             continue
-        makers: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
-            "torch": lambda m: by_torch(m, case, axes, table=False, traced=False),
-            "torch + table": lambda m: by_table(m, case, axes),
-            "poolexport": lambda m: by_us(m, case, axes),
+        row[mode] = {
+            "torch": by_torch(case.model(), case, axes, table=False, traced=False),
+            "torch + table": by_table(case.model(), case, axes),
+            "poolexport": by_us(case.model(), case, axes),
         }
-        row[mode] = {column: make(case.model()) for column, make in makers.items()}
     return row
 
 
@@ -204,7 +203,8 @@ def share_what_exports_have_in_common() -> None:
     """The test suite keeps torch's registries between exports; so does this program."""
     file = Path(__file__).parents[1] / "tests" / "conftest.py"
     spec = importlib.util.spec_from_file_location("conftest_of_the_tests", file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from poolexport.errors import PoolExportError as PoolExportError
     from poolexport.pipeline.verify import Verdict as Verdict
     from poolexport.runtime import session as session
+    from poolexport.translate import translation_table as translation_table
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ _HOMES = {
     "methods": "poolexport.catalog",
     "nn": "poolexport.nn",
     "session": "poolexport.runtime",
+    "translation_table": "poolexport.translate",
     "verify": "poolexport.api",
 }
 

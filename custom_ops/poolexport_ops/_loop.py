@@ -50,6 +50,8 @@ def loop(
     go_on, following, collected = step(inner, number, formal)
     outputs = [go_on, *following, *collected]
     graph = ir.Graph([number, going, *formal], outputs, nodes=inner.nodes, name=f"{inner.prefix}body")
+    if begin is None and not state:
+        begin = op.constant(np.array(True))  # an input left out at the end is not counted, and a Loop needs two
     values = op.Loop(count, begin, *state, body=graph, outputs=len(outputs) - 1)
     values = [values] if len(outputs) == 2 else list(values)
     return values[: len(following)], values[len(following) :]

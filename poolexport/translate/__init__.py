@@ -80,6 +80,6 @@ def _overload(name: str) -> Any:
     """The operator of a qualified name, or None where it is not registered."""
     namespace, _, operator = name.partition("::")
     try:
-        return getattr(getattr(getattr(torch.ops, namespace), operator), "default")
+        return getattr(getattr(torch.ops, namespace), operator).default
     except AttributeError:
         return None

@@ -107,7 +107,7 @@ def fixed(values: Sequence[Size] | Size, what: str, rank: int) -> list[int]:
     Raises:
         ExportError: one of them follows the input.
     """
-    entries = list(values) if isinstance(values, (list, tuple)) else [values]
+    entries: list[Any] = list(values) if isinstance(values, (list, tuple)) else [values]
     for value in entries:
         if not isinstance(value, int):
             raise ExportError(

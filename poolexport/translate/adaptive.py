@@ -1,4 +1,4 @@
-"""Adaptive pooling: the bins are computed from the input that the graph is given, not from the one it was traced with."""
+"""Adaptive pooling: the graph computes the bins from the input that it is given."""
 
 from __future__ import annotations
 

@@ -12,9 +12,7 @@ def rules() -> dict[Any, Any]:
     return {torch.cov: _cov, torch.Tensor.cov: _cov}
 
 
-def _cov(
-    x: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None
-) -> Tensor:
+def _cov(x: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None) -> Tensor:
     x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
     rows = x.reshape(1, -1) if x.dim() < 2 else x
     weights = None

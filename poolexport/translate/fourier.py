@@ -96,7 +96,9 @@ def _many(
     return x
 
 
-def _real_many(axes: Sequence[int] | None, x: Tensor, s: Any = None, dim: Any = None, norm: str | None = None) -> Tensor:
+def _real_many(
+    axes: Sequence[int] | None, x: Tensor, s: Any = None, dim: Any = None, norm: str | None = None
+) -> Tensor:
     *others, (last, n) = _axes(axes, x, s, dim)
     x = _real(x, n, last, norm)
     for axis, length in others:
@@ -155,7 +157,7 @@ def _scaled(z: Pair, n: Any, sign: int, norm: str | None) -> Pair:
     if not exponent:
         return z
     if isinstance(n, SymInt):
-        scale = (torch.arange(n).double() * 0 + 1).sum().reshape(1) ** exponent
+        scale = (_places(n).double() * 0 + 1).sum().reshape(1) ** exponent
         return z[0] / scale, z[1] / scale
     scale = torch.full((1,), float(n) ** -exponent, dtype=torch.float64)
     return z[0] * scale, z[1] * scale
@@ -220,8 +222,13 @@ def _by_a_chirp(z: tuple[Tensor, Tensor | None], n: int, sign: int) -> Pair:
     return a * c - b * s, a * s + b * c
 
 
+def _places(n: Any) -> Tensor:
+    places: Tensor = torch.arange(n)
+    return places
+
+
 def _matrix_of_a_dynamic_length(n: SymInt, sign: int) -> Pair:
-    places = torch.arange(n)
+    places = _places(n)
     count = (places * 0 + 1).sum().reshape(1)
     turns = torch.remainder(places[:, None] * places, count).double() / count.double()
     angle = turns * torch.full((1,), 2 * math.pi * sign, dtype=torch.float64)

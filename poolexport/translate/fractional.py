@@ -55,9 +55,7 @@ def _pool(
     options = _options(rank, kernel, size, [""] * rank, precision)
     samples = writer.op.cast(random_samples, ir.DataType.DOUBLE)
     samples.type = ir.TensorType(ir.DataType.DOUBLE)
-    return writer.batched(
-        self, rank, lambda x: writer.call(fractional_max_pool_with_indices, x, samples, **options)
-    )
+    return writer.batched(self, rank, lambda x: writer.call(fractional_max_pool_with_indices, x, samples, **options))
 
 
 def _with_indices(
@@ -71,7 +69,7 @@ def _with_indices(
     _random_samples: Tensor | None = None,
 ) -> Any:
     """Lengths that torch's own operator would fix, and samples from a seed."""
-    dynamic = any(isinstance(n, SymInt) for n in x.shape[-rank:])
+    dynamic = any(isinstance(n, SymInt) for n in x.shape)
     drawn = _random_samples is None and seed is not None
     if not dynamic and not drawn:
         return NotImplemented

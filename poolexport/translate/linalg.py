@@ -1,13 +1,13 @@
 """Decompositions and functions of matrices, in float64 products and loops; ONNX has none of them.
 
-    eigh           one-sided Jacobi rotations of A + c I, c twice the norm of A, so that singular vectors are eigenvectors
+    eigh           one-sided Jacobi rotations of A + c I, c twice the norm of A: its singular vectors are eigenvectors
     svd            the eigenvectors of A A^T, or of A^T A where that is smaller; values are lengths of A^T u
     inverse        X <- X (2 I - A X) from A^T / (|A|_1 |A|_inf)
     Cholesky       one column after the other
     exponential    a Taylor series of A / 2^s, squared s times
 
-Eigenvectors and singular vectors have no sign of their own, and none at all where values are equal: a model whose answer
-depends on that choice differs from its file, as it differs from itself on another machine.
+Eigenvectors and singular vectors have no sign of their own, and are not unique where values are equal: a model whose
+answer depends on that choice differs from its file, as it differs from itself on another machine.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Matrices:
         self.wide = self.safe.op
 
     def answer(self, y: ir.Value, scaled: bool, axes: int = 2) -> ir.Value:
-        """(..., .) of (B, ., .), times the scale of the matrices where ``scaled``; one axis less where ``axes`` is 1."""
+        """(..., M, N) of (B, M, N), times the matrices' scale where ``scaled``; (..., M) where ``axes`` is 1."""
         y = self.safe.answer(self.wide.Mul(y, self.safe.scale) if scaled else y, self.dtype)
         inner = self.op.Shape(y, start=1, end=1 + axes)
         return self.op.Reshape(y, self.op.Concat(self.lead, inner, axis=0), allowzero=1)

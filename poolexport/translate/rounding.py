@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
-from onnxscript import opset18 as op
+import onnxscript
 
 
 def entries() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -16,4 +16,5 @@ def entries() -> dict[Callable[..., Any], Callable[..., Any]]:
 def _round(number: ir.Value, ndigits: int | None = None) -> Any:
     if ndigits is not None:
         raise ValueError("round with digits of a size that follows the input has no form")
+    op: Any = onnxscript.opset18
     return op.Cast(op.Round(number), to=int(ir.DataType.INT64))

@@ -51,7 +51,9 @@ def _index_put(
     indexed = [axis for axis, index in enumerate(indices) if index is not None]
     places = [index for index in indices if index is not None]
     if any(place.dtype not in (ir.DataType.INT64, ir.DataType.INT32) for place in places):
-        raise ExportError("index_put with accumulate=True takes whole numbers as places, not a mask; use mask.nonzero()")
+        raise ExportError(
+            "index_put with accumulate=True takes whole numbers as places, not a mask; use mask.nonzero()"
+        )
     rest = [axis for axis in range(rank) if axis not in indexed]
     order = [*indexed, *rest]
     together = indexed == list(range(indexed[0], indexed[0] + len(indexed)))

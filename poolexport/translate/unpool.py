@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import onnx_ir as ir
 import numpy as np
+import onnx_ir as ir
 
 from poolexport.translate._writing import Size, Write, Writer
 

@@ -17,12 +17,11 @@ from poolexport_ops.adaptive_max_pool_with_indices import adaptive_max_pool_with
 def rules() -> dict[Any, Any]:
     aten = torch._C._nn
     table: dict[Any, Any] = {}
-    for rank, pool in enumerate((torch.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d), 1):
-        table[pool] = partial(_average, rank)
-    for rank, pool in enumerate((torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), 1):
-        table[pool] = table[getattr(F, f"max_pool{rank}d")] = partial(_largest, rank)
+    for rank in (1, 2, 3):
+        table[getattr(torch if rank == 1 else aten, f"avg_pool{rank}d")] = partial(_average, rank)
+        table[getattr(torch, f"max_pool{rank}d")] = table[getattr(F, f"max_pool{rank}d")] = partial(_largest, rank)
         table[getattr(F, f"max_pool{rank}d_with_indices")] = partial(_largest_and_where, rank)
-    for rank, pool in enumerate((torch.adaptive_max_pool1d, aten.adaptive_max_pool2d, aten.adaptive_max_pool3d), 1):
+        pool = getattr(torch if rank == 1 else aten, f"adaptive_max_pool{rank}d")
         table[pool] = table[getattr(F, f"adaptive_max_pool{rank}d_with_indices")] = partial(_adaptive, rank)
         table[getattr(F, f"adaptive_max_pool{rank}d")] = partial(_adaptive_values, rank)
     return table
