@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from poolexport.pipeline.audit import Audit as Audit
     from poolexport.pipeline.verify import Verdict as Verdict
     from poolexport.runtime import session as session
+    from poolexport.translate import translation_table as translation_table
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,7 @@ _HOMES = {
     "nn": "poolexport.nn",
     "session": "poolexport.runtime",
     "swap": "poolexport.adoption.swapping",
+    "translation_table": "poolexport.translate",
     "verify": "poolexport.api",
 }
 

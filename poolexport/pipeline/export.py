@@ -6,15 +6,16 @@ import inspect
 import io
 import logging
 import re
+import traceback
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import onnx_ir as ir
 import torch
 
-from poolexport.errors import ExportError, InputError, RandomnessError
+from poolexport.errors import ExportError, InputError, PoolExportError, RandomnessError
 from poolexport.graph import RANDOM_OPERATORS as RANDOM_OPERATORS
 from poolexport.graph import is_random, module_path
 from poolexport.pipeline._ports import settle_ports
@@ -22,6 +23,7 @@ from poolexport.pipeline._state import random_states_kept
 from poolexport.pipeline.frozen import freezers
 from poolexport.pipeline.prepare import Prepared, written
 from poolexport.pipeline.randomness import kept
+from poolexport.translate import tracing, translation_table
 
 #: A bound this large is none: the tracer uses it for lengths in general.
 UNBOUNDED = 2**31 - 1
@@ -36,7 +38,7 @@ def export(prepared: Prepared) -> ir.Model:
     """
     shapes = _dynamic_shapes(prepared)
     opset = written(prepared.opset)
-    with _quiet(), random_states_kept(), torch.no_grad():
+    with _quiet(), random_states_kept(), torch.no_grad(), tracing():
         try:
             program = torch.onnx.export(
                 prepared.model,
@@ -46,6 +48,7 @@ def export(prepared: Prepared) -> ir.Model:
                 output_names=prepared.output_names,
                 opset_version=opset,
                 dynamo=True,
+                custom_translation_table=translation_table(functions=True),
                 optimize=False,
                 verbose=False,
             )
@@ -151,6 +154,10 @@ def _causes(error: BaseException) -> list[BaseException]:
 def _explain(error: Exception, prepared: Prepared, shapes: tuple[Any, ...]) -> str:
     """The one sentence of torch's report that a user can act on."""
     causes = _causes(error)
+    refused = next((cause for cause in causes if isinstance(cause, PoolExportError)), None)
+    if refused is not None:
+        where = _module_of(causes, prepared.model)
+        return f"{where}: {refused}" if where else str(refused)
     text = "\n".join(str(cause) for cause in causes)
     fixed = re.search(r"inferred a static shape of (\d+) for dimension \S*\['([^']+)'\]\.shape\[(\d+)\]", text)
     if fixed:
@@ -185,6 +192,20 @@ def _position(prepared: Prepared, name: str) -> int | None:
     parameters = list(inspect.signature(prepared.model.forward).parameters)
     names = list(prepared.input_names)
     return names.index(name) if name in names else parameters.index(name) if name in parameters[: len(names)] else None
+
+
+def _module_of(causes: Sequence[BaseException], model: torch.nn.Module) -> str:
+    """Dotted path of the module that was traced or translated when an error came up; empty where that is unknown."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    found = ""
+    for cause in causes:
+        for frame, _ in traceback.walk_tb(cause.__traceback__):
+            node, module = frame.f_locals.get("node"), frame.f_locals.get("self")
+            if isinstance(node, torch.fx.Node) and node.meta.get("nn_module_stack"):
+                found = str([*node.meta["nn_module_stack"].values()][-1][0]).removeprefix("L['self']").lstrip(".")
+            elif id(module) in paths:
+                found = paths[id(module)]
+    return found
 
 
 @contextmanager
