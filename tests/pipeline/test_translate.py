@@ -139,7 +139,7 @@ MODELS = {
     "transforms": Model(
         (
             lambda x: torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(x + 1), n=12),
-            lambda x: torch.fft.ifft(torch.fft.fft(x, n=307) * torch.fft.fft(x, n=307)).real,
+            lambda x: torch.view_as_real(torch.fft.fft(x, n=307)),
             lambda x: torch.view_as_real(torch.fft.fft(x, n=360, norm="ortho")),
             lambda x: torch.fft.ifft(torch.fft.fft(x, dim=0), dim=0).real,
             lambda x: torch.fft.irfft2(torch.fft.rfft2(x.reshape(-1, 3, 4)), s=(3, 4)),
