@@ -265,6 +265,23 @@ def test_every_opset(opset):
     assert worst(model, program.model_proto.SerializeToString()) < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_precisions(dtype):
+    model = Model((*MODELS["average"].parts[:4], *MODELS["max"].parts[2:], MODELS["places"].parts[1])).module
+    program = torch.onnx.export(
+        model,
+        (torch.randn(IMAGE).to(dtype),),
+        dynamic_shapes=(NHW,),
+        dynamo=True,
+        verbose=False,
+        custom_translation_table=poolexport.translation_table(),
+    )
+    assert program is not None
+    x = torch.randn(3, 4, 9, 14).to(dtype)
+    for got, want in zip(answers(program.model_proto.SerializeToString(), x), model(x), strict=True):
+        np.testing.assert_allclose(got, want.numpy(), atol=2 * torch.finfo(dtype).eps)
+
+
 def test_indices_and_values_keep_nan_and_ties(files):
     x = torch.zeros(IMAGE)
     x[0, 0, 4, 4] = math.nan
