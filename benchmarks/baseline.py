@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import io
 import json
 import logging
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 
 import poolexport
 from methods import machine
-from poolexport.errors import ModeError, RandomnessError
+from poolexport.errors import ModeError, PoolExportError, RandomnessError
 from poolexport.pipeline._state import random_states_kept, tensors_of
 from poolexport.translate import tracing, translation_table
 
@@ -131,7 +132,9 @@ def by_torch(model: nn.Module, case: cases.Case, axes: Mapping[int, str], table:
     inputs = case.inputs(case.shape, seed=0)
     shapes = (dict(axes), *({} for _ in inputs[1:])) if axes else None
     try:
-        with tracing() if traced else nullcontext(), random_states_kept(0), torch.no_grad():
+        # torch prints the graphs that it gives up on.
+        silent = redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO())
+        with silent[0], silent[1], tracing() if traced else nullcontext(), random_states_kept(0), torch.no_grad():
             program = torch.onnx.export(
                 model,
                 inputs,
@@ -143,10 +146,9 @@ def by_torch(model: nn.Module, case: cases.Case, axes: Mapping[int, str], table:
         assert program is not None
         content = program.model_proto.SerializeToString()
     except Exception as error:
-        refusal = next((e for e in chain(error) if isinstance(e, RandomnessError)), None)
-        if refusal is not None:
-            return {"word": "REFUSED", "why": first_line(refusal)}
-        return {"word": "NO", "why": first_line(error)}
+        ours = next((e for e in chain(error) if isinstance(e, PoolExportError)), None)
+        word = "REFUSED" if isinstance(ours, RandomnessError) else "NO"
+        return {"word": word, "why": first_line(ours or error)}
     return judge(content, model, case, axes)
 
 
@@ -157,12 +159,12 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def by_table(model: nn.Module, case: cases.Case, axes: Mapping[int, str]) -> dict[str, Any]:
-    """The table alone, and where that does not do, or leaves a DFT, the table with ``tracing``."""
+    """The table alone, and where that does not do, or leaves a DFT, the table with ``tracing``, which may refuse."""
     alone = by_torch(model, case, axes, table=True, traced=False)
     if alone["word"] in ("random", "REFUSED") or (alone["word"] == "ok" and "holds" not in alone):
         return alone
     traced = by_torch(model, case, axes, table=True, traced=True)
-    better = traced["word"] in ("ok", "REFUSED")
+    better = traced["word"] in ("ok", "REFUSED") or (alone["word"] == "WRONG" and traced["word"] == "NO")
     return {**traced, "tracing": True} if better else alone
 
 

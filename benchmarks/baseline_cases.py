@@ -452,7 +452,7 @@ def newton_schulz(x: Tensor) -> Tensor:
 
 call("covariance", "Covariance only + triu", upper)
 call("covariance", "Covariance torch.cov (unbatched)", torch.cov, shape=(5, 20), batch=None, spatial=())
-call("covariance", "Covariance torch.cov (unbatched), dynamic", torch.cov, shape=(5, 20), batch=None, spatial=(0, 1))
+call("covariance", "Covariance torch.cov (unbatched), dynamic", torch.cov, shape=(5, 20), batch=None, spatial=(1,))
 call("covariance", "Covariance + linalg.eigh log", log_by_eigh)
 call("covariance", "Covariance + linalg.svd log", log_by_svd)
 call("covariance", "linalg.matrix_exp", lambda x: torch.linalg.matrix_exp(covariance(x)))

@@ -112,9 +112,10 @@ def _svd(writer: Writer, A: ir.Value, full_matrices: bool, compute_uv: bool, dri
     matrices = _Matrices(writer, A)
     op, a = matrices.wide, matrices.safe.x
     tall = isinstance(rows, int) and isinstance(columns, int) and columns < rows
-    wide = _transposed(op, a) if tall else a
-    # The factor 1 keeps onnxruntime 1.20 from a fusion that it cannot run.
-    gram = op.MatMul(wide, op.Mul(_transposed(op, wide), op.constant(np.ones(1))))
+    # The halves keep onnxruntime 1.20 from fusing a transpose into a float64 product, which it cannot run.
+    half = op.constant(np.full(1, 0.5))
+    wide = op.Mul(_transposed(op, a), half) if tall else a
+    gram = op.MatMul(wide, op.Mul(_transposed(op, wide), half))
     _, vectors = _decomposed(op, gram, descending=True)
     fewer = op.Min(op.Shape(wide, start=1, end=2), op.Shape(wide, start=2, end=3))
     vectors = op.Slice(vectors, op.ints(0), fewer, op.ints(1))
@@ -123,6 +124,8 @@ def _svd(writer: Writer, A: ir.Value, full_matrices: bool, compute_uv: bool, dri
     nothing = op.Equal(values, op.number(0.0))
     others = op.Div(images, op.Where(nothing, op.number(1.0), values))
     left, right = (others, vectors) if tall else (vectors, others)
+    if tall:
+        values = op.Add(values, values)
     u, vh = matrices.answer(_transposed(op, left), scaled=False), matrices.answer(right, scaled=False)
     return u, matrices.answer(values, scaled=True, axes=1), vh
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
 from poolexport.errors import ExportError
 from poolexport.translate._writing import Write, Writer
+from poolexport_ops._body import Body
 
 
 def entries() -> dict[str, Write]:
@@ -32,10 +31,18 @@ def _index_add(
     axis = dim % rank
     places = op.Reshape(index, op.ints(*(-1 if a == axis else 1 for a in range(rank))))
     places = op.Expand(op.cast(places, ir.DataType.INT64), op.Shape(source))
-    return op.ScatterElements(self, places, source, axis=axis, reduction="add")
+    return _added(op, self, places, source, axis)
 
 
-def _vector(op: Any, x: ir.Value) -> ir.Value:
+def _added(op: Body, data: ir.Value, places: ir.Value, updates: ir.Value, axis: int) -> ir.Value:
+    if op.dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        return op.ScatterElements(data, places, updates, axis=axis, reduction="add")
+    # onnxruntime has no half-precision kernel that adds.
+    wide = [op.cast(value, ir.DataType.FLOAT) for value in (data, updates)]
+    return op.cast(op.ScatterElements(wide[0], places, wide[1], axis=axis, reduction="add"), op.dtype)
+
+
+def _vector(op: Body, x: ir.Value) -> ir.Value:
     y = op.Reshape(x, op.ints(-1))
     y.type, y.shape = x.type, ir.Shape([None])
     return y
@@ -79,6 +86,6 @@ def _index_put(
     flat_shape = op.Concat(one, op.ReduceProd(rest_shape, op.ints(0), keepdims=1) if rest else op.ints(1), axis=0)
     rows = op.Reshape(values, flat_shape)
     flat_places = op.Expand(op.Reshape(place, op.ints(-1, 1)), op.Shape(rows))
-    y = op.ScatterElements(op.Reshape(moved, flat_shape), flat_places, rows, axis=0, reduction="add")
+    y = _added(op, op.Reshape(moved, flat_shape), flat_places, rows, 0)
     y = op.Reshape(y, op.Shape(moved))
     return op.Transpose(y, perm=[order.index(axis) for axis in range(rank)])

@@ -139,7 +139,7 @@ MODELS = {
     "transforms": Model(
         (
             lambda x: torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(x + 1), n=12),
-            lambda x: torch.fft.ifft(torch.fft.fft(x, n=307) * torch.fft.fft(x, n=307)).real,
+            lambda x: torch.view_as_real(torch.fft.fft(x, n=307)),
             lambda x: torch.view_as_real(torch.fft.fft(x, n=360, norm="ortho")),
             lambda x: torch.fft.ifft(torch.fft.fft(x, dim=0), dim=0).real,
             lambda x: torch.fft.irfft2(torch.fft.rfft2(x.reshape(-1, 3, 4)), s=(3, 4)),
@@ -263,6 +263,23 @@ def test_every_opset(opset):
     assert program is not None
     assert program.model.opset_imports[""] == opset
     assert worst(model, program.model_proto.SerializeToString()) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_precisions(dtype):
+    model = Model((*MODELS["average"].parts[:4], *MODELS["max"].parts[2:], MODELS["places"].parts[1])).module
+    program = torch.onnx.export(
+        model,
+        (torch.randn(IMAGE).to(dtype),),
+        dynamic_shapes=(NHW,),
+        dynamo=True,
+        verbose=False,
+        custom_translation_table=poolexport.translation_table(),
+    )
+    assert program is not None
+    x = torch.randn(3, 4, 9, 14).to(dtype)
+    for got, want in zip(answers(program.model_proto.SerializeToString(), x), model(x), strict=True):
+        np.testing.assert_allclose(got, want.numpy(), atol=2 * torch.finfo(dtype).eps)
 
 
 def test_indices_and_values_keep_nan_and_ties(files):
