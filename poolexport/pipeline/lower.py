@@ -14,7 +14,7 @@ def lower(model: ir.Model, *, portable: bool = False) -> ir.Model:
     """Attach the function bodies, or with ``portable`` write them out where they are called.
 
     Nodes of equal configuration share a body; further bodies of one operator are told apart by a number behind its
-    name. ONNX has overload names for this, but onnxruntime before 1.28 ignores them and runs the wrong body.
+    name. ONNX has overload names for this, but onnxruntime before 1.27 ignores them and runs the wrong body.
     """
     bodies: dict[tuple[object, ...], ir.Function] = {}
     counts: dict[str, int] = {}
