@@ -145,7 +145,7 @@ def test_flipped_sign_in_an_onnx_body_is_caught(name, monkeypatch):
 
     monkeypatch.setattr(operators()[name], "onnx_form", wrong)
     for check in (checks.onnx_follows_torch, checks.inlined_follows_torch):
-        with pytest.raises(AssertionError, match="exceeds|NaN or infinite"):
+        with pytest.raises(AssertionError, match=r"exceeds|NaN or infinite"):
             check(method, case, Specimen)
 
 
