@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest check unit bench docs clean
+.PHONY: demo test test-lowest test-runtimes check unit bench baseline docs clean
 
 demo: $(VENV)/demo.done  ## export, verify and run every reference checkpoint; out/demo/index.html shows what happened
 	$(BIN)/poolexport demo --output out/demo --force
@@ -25,8 +25,14 @@ unit: $(VENV)/test.done
 test-lowest:  ## the suite with the lowest versions that pyproject.toml admits, in an environment of its own
 	$(MAKE) unit VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
 
+test-runtimes: $(VENV)/test.done  ## one corpus of exports on every release of onnxruntime, each in .venv-ort; minutes
+	$(BIN)/python tests/runtimes/run.py
+
 bench: $(VENV)/test.done  ## time every method in torch and in onnxruntime; benchmarks/results/methods.json
 	$(BIN)/python benchmarks/methods.py
+
+baseline: $(VENV)/test.done  ## plain torch.onnx.export, with our table, and ours, on every case; benchmarks/results/baseline.json
+	$(BIN)/python benchmarks/baseline.py
 
 docs: $(VENV)/test.done  ## rewrite the generated tables of README, custom_ops and docs
 	$(BIN)/python docs/generate.py
@@ -47,4 +53,4 @@ $(VENV)/test.done: $(VENV)/torch.done pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-lowest out build
+	rm -rf .venv .venv-lowest .venv-ort out build

@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from rich.progress import track
 import poolexport
 from poolexport import catalog, stress
 from poolexport.method import Method
-from poolexport_models.recipes import layer_of
+from poolexport_models.recipes import layer_of, options_of
 
 SHAPE = (1, 64, 112, 112)
 ROUNDS = 9
@@ -40,13 +41,14 @@ RESULTS = Path(__file__).parent / "results" / "methods.json"
 def forms_of(method: Method, folder: Path) -> dict[str, Callable[[], Any]]:
     """The forms of a method's first layer for images, ready to be called on one input."""
     case = next(case for case in method.cases if case.rank == 2)
+    case = replace(case, options=options_of(method.name, case.options, SHAPE[1]))
     torch.manual_seed(0)
     layer = layer_of(method.name, case.options, SHAPE[1])
-    if method.random:
-        layer.train()(torch.rand(SHAPE))  # some layers count their draws before they have an inference rule
-    layer.eval()
     inputs = method.inputs(case, stress.draw("normal", SHAPE))
     tensors = tuple(torch.from_numpy(x) for x in inputs)
+    if method.random:
+        layer.train()(*tensors)  # some layers count their draws before they have an inference rule
+    layer.eval()
     names = [f"x{i}" for i in range(len(inputs))]
     feed = dict(zip(names, inputs))
     sessions = {}

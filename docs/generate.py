@@ -63,7 +63,8 @@ def form(method: Method) -> str:
 
 def dynamic_axes(method: Method) -> str:
     axes = ["N", *(["C"] if method.dynamic_channels else []), *"DHW"[-max(method.ranks) :]]
-    return ", ".join(axes)
+    others = "".join(method.companion_axes).replace("_", "")
+    return ", ".join(dict.fromkeys([*axes, *others]))
 
 
 def known_limits(method: Method) -> list[str]:

@@ -12,31 +12,47 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from poolexport import nn as nn
+    from poolexport.adoption.adopting import Adopted as Adopted
+    from poolexport.adoption.adopting import adopt as adopt
+    from poolexport.adoption.swapping import swap as swap
+    from poolexport.api import audit as audit
     from poolexport.api import export as export
     from poolexport.api import verify as verify
     from poolexport.bundle import Bundle as Bundle
     from poolexport.catalog import methods as methods
     from poolexport.errors import ExportError as ExportError
+    from poolexport.errors import FrozenAxisError as FrozenAxisError
     from poolexport.errors import InputError as InputError
     from poolexport.errors import ParityError as ParityError
     from poolexport.errors import PoolExportError as PoolExportError
+    from poolexport.errors import RandomnessError as RandomnessError
+    from poolexport.pipeline.audit import Audit as Audit
     from poolexport.pipeline.verify import Verdict as Verdict
     from poolexport.runtime import session as session
+    from poolexport.translate import translation_table as translation_table
 
 __version__ = "0.1.0"
 
 #: Where each public name lives. It is loaded on first use, so that opening a session does not import torch.
 _HOMES = {
+    "Adopted": "poolexport.adoption.adopting",
+    "Audit": "poolexport.pipeline.audit",
     "Bundle": "poolexport.bundle",
     "ExportError": "poolexport.errors",
+    "FrozenAxisError": "poolexport.errors",
     "InputError": "poolexport.errors",
     "ParityError": "poolexport.errors",
     "PoolExportError": "poolexport.errors",
+    "RandomnessError": "poolexport.errors",
     "Verdict": "poolexport.pipeline.verify",
+    "adopt": "poolexport.adoption.adopting",
+    "audit": "poolexport.api",
     "export": "poolexport.api",
     "methods": "poolexport.catalog",
     "nn": "poolexport.nn",
     "session": "poolexport.runtime",
+    "swap": "poolexport.adoption.swapping",
+    "translation_table": "poolexport.translate",
     "verify": "poolexport.api",
 }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,15 +14,27 @@ from torch import Tensor, nn
 
 from poolexport.bundle import METADATA_KEY, Bundle, Manifest, model_path
 from poolexport.errors import InputError
+from poolexport.graph import missing_weights
+from poolexport.pipeline import convert as convert_stage
 from poolexport.pipeline import export as export_stage
+from poolexport.pipeline import inline as inline_stage
 from poolexport.pipeline import lower as lower_stage
 from poolexport.pipeline import optimise as optimise_stage
 from poolexport.pipeline import package as package_stage
 from poolexport.pipeline import prepare as prepare_stage
+from poolexport.pipeline import target as target_stage
 from poolexport.pipeline import verify as verify_stage
-from poolexport.pipeline.prepare import DynamicShapes
+from poolexport.pipeline import weights as weights_stage
+from poolexport.pipeline.audit import audit
+from poolexport.pipeline.inline import Inlined
+from poolexport.pipeline.prepare import DynamicShapes, Prepared
+from poolexport.pipeline.randomness import Policies
 from poolexport.pipeline.verify import Progress, Verdict
+from poolexport.pipeline.weights import ExternalData
+from poolexport.runtime import Source
 from poolexport.tolerance import FACTOR
+
+__all__ = ["audit", "export", "inline", "read_manifest", "verify"]
 
 
 def export(
@@ -30,9 +44,15 @@ def export(
     *,
     dynamic_shapes: DynamicShapes = None,
     opset: int | None = None,
+    for_ort: str | None = None,
     portable: bool = False,
+    external_data: ExternalData = "auto",
+    name: str | None = None,
+    producer: str | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    randomness: Policies | None = None,
+    keep_sources: bool = False,
     verify: bool = True,
     factor: float = FACTOR,
     rtol: float | None = None,
@@ -48,9 +68,20 @@ def export(
         path: a folder to create, or a single file where it ends in ``.onnx``.
         dynamic_shapes: names of the axes that may change, ``{0: "N", 2: "H", 3: "W"}`` for a model of one input, or
             any form ``torch.onnx.export`` takes.
-        opset: version of the standard operators, 18 to 23; 20 by default.
+        opset: version of the standard operators, 17 to 28; 20 by default.
+        for_ort: the onnxruntime that will run the file, as in ``"1.22"``. An opset that it loads is chosen, and what it
+            is known to get wrong or to lack is refused; the numbers are proven on the onnxruntime that is installed.
         portable: write standard operators only, for runtimes that do not know model-local functions.
+        external_data: weights go into a file beside the model: always (True), never (False), above so many bytes, or
+            where they would not fit into the model file ("auto").
+        name: of the graph; torch's by default.
+        producer: who made the file; poolexport by default.
+        keep_sources: keep torch's notes on source files and lines, which hold paths of this machine.
         input_names, output_names: names in the file; those of ``forward`` and ``output`` by default.
+        randomness: what becomes of layers that draw, by dotted path or by a pattern such as ``"*.drop"``:
+            "expectation" (the fixed rule of eval mode), "fixed(7)" (drawn once, with seed 7) or "keep" (the file draws
+            at every run; what depends on it is not compared, and the file says UNVERIFIED). Without a policy, a draw
+            is an error.
         verify: switched off, the file says UNVERIFIED.
         factor: how many times farther from the float64 truth than torch the file may be.
         rtol, atol: replace that rule by ``error <= atol + rtol * scale``.
@@ -78,22 +109,71 @@ def export(
     report = progress or (lambda *_: None)
     target = Path(path)
     package_stage.require_free(target, force=force)
+    weights_stage.require_choice(external_data)
+    runtime = target_stage.known(for_ort)
+    unasked = opset is None
+    opset = target_stage.choose(opset, runtime)
     report("prepare", 0, 1)
     prepared = prepare_stage.prepare(
-        model, args, dynamic_shapes=dynamic_shapes, opset=opset, input_names=input_names, output_names=output_names
+        model,
+        args,
+        dynamic_shapes=dynamic_shapes,
+        opset=opset,
+        input_names=input_names,
+        output_names=output_names,
+        randomness=randomness,
     )
     report("export", 0, 1)
-    graph = export_stage.export(prepared)
-    report("lower", 0, 1)
-    graph = optimise_stage.optimise(lower_stage.lower(graph, portable=portable))
+    graph = _graph(prepared, portable, keep_sources)
+    if runtime is not None and unasked:
+        better = target_stage.better(graph, runtime)
+        if better is not None:
+            prepared = replace(prepared, opset=better)
+            graph = _graph(prepared, portable, keep_sources)
+    target_stage.require_runs(graph, runtime)
     verdict = None
     if verify:
-        content = ir.to_proto(graph).SerializeToString()
-        verdict = verify_stage.verify(
-            content, model, prepared.args, factor=factor, rtol=rtol, atol=atol, progress=progress
-        )
+        with _readable(graph, target, external_data) as source:
+            verdict = verify_stage.verify(
+                source,
+                model,
+                prepared.args,
+                factor=factor,
+                rtol=rtol,
+                atol=atol,
+                randomness=prepared.randomness,
+                progress=progress,
+            )
     report("package", 0, 1)
-    return package_stage.package(graph, prepared, verdict, target, portable=portable, force=force)
+    return package_stage.package(
+        graph,
+        prepared,
+        verdict,
+        target,
+        portable=portable,
+        external_data=external_data,
+        for_ort=for_ort or "",
+        name=name,
+        producer=producer,
+        force=force,
+    )
+
+
+def _graph(prepared: Prepared, portable: bool, keep_sources: bool) -> ir.Model:
+    """The finished graph of a prepared model."""
+    graph = lower_stage.lower(export_stage.export(prepared), portable=portable)
+    graph = optimise_stage.optimise(graph, keep_sources=keep_sources)
+    return convert_stage.convert(graph, prepared.opset)
+
+
+@contextmanager
+def _readable(graph: ir.Model, target: Path, external_data: ExternalData) -> Iterator[Source]:
+    """The graph as something that onnxruntime opens."""
+    if weights_stage.outside(graph, external_data):
+        with weights_stage.draft(graph, target) as file:
+            yield file
+    else:
+        yield ir.to_proto(graph).SerializeToString()
 
 
 def verify(
@@ -133,7 +213,39 @@ def verify(
         examples: Sequence[Tensor] = _examples(path)
     else:
         examples = (args,) if isinstance(args, Tensor) else tuple(args)
-    return verify_stage.verify(path, model, examples, factor=factor, rtol=rtol, atol=atol, seed=seed, progress=progress)
+    manifest = read_manifest(path)
+    return verify_stage.verify(
+        path,
+        model,
+        examples,
+        factor=factor,
+        rtol=rtol,
+        atol=atol,
+        seed=seed,
+        randomness=manifest.randomness if manifest else None,
+        progress=progress,
+    )
+
+
+def inline(path: str | os.PathLike[str], out: str | os.PathLike[str], *, force: bool = False) -> Inlined:
+    """Rewrite a file in standard operators only, for runtimes that do not know model-local functions.
+
+    Names, metadata and the place of the weights are kept; both files are run on the same inputs and must agree.
+
+    Args:
+        path: a bundle or an .onnx file, by poolexport or not.
+        out: a folder to create, where ``path`` is a bundle, or a single file where it ends in ``.onnx``.
+        force: replace what an earlier export left at ``out``.
+
+    Returns:
+        Where the file is, which functions it had, and on how many inputs both were compared.
+
+    Raises:
+        InputError: the file cannot be read, or an operator has no body in it.
+        ExportError: the rewritten file gives another answer.
+        OutputError: ``out`` is taken or cannot be written.
+    """
+    return inline_stage.inline(Path(path), _load(path), read_manifest(path), Path(out), force=force)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
@@ -149,9 +261,13 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
 def _load(path: str | os.PathLike[str]) -> ir.Model:
     file = model_path(path)
     try:
-        return ir.load(file)
+        model = ir.load(file)
     except Exception as error:
         raise InputError(f"{file} is not an ONNX model: {str(error).strip().splitlines()[0]}") from error
+    missing = missing_weights(model, file)
+    if missing:
+        raise InputError(f"{file}: {missing}")
+    return model
 
 
 def _examples(path: str | os.PathLike[str]) -> tuple[Tensor, ...]:

@@ -1,7 +1,8 @@
 """What export leaves on disk and everything else reads: a folder, or a plain .onnx file that describes itself.
 
     model.onnx      the graph and its weights; its metadata repeats the manifest
-    manifest.json   inputs, outputs, opset, inference rules, verdict, versions, hash of model.onnx
+    model.onnx.data the weights, where they are too large for model.onnx or were asked to be outside it
+    manifest.json   inputs, outputs, opset, inference rules, verdict, versions, hashes of the other files
     sample.npz      one example input and the answer to it
 
 No torch in here: a server reads bundles.
@@ -20,9 +21,13 @@ from typing import Any
 from poolexport.errors import InputError
 
 MODEL = "model.onnx"
+#: What the name of a file of weights adds to that of its model.
+DATA = ".data"
 MANIFEST = "manifest.json"
 SAMPLE = "sample.npz"
 METADATA_KEY = "poolexport.manifest"
+#: Sizes and hashes of the files of weights beside a model, by name.
+WEIGHTS_KEY = "poolexport.weights"
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,14 @@ class Manifest:
         example_shapes: shapes the graph was traced with, one per input.
         bound: how far an answer was allowed to be from the truth.
         truth: "float64", or "float32" where the model cannot run in float64.
-        verdict: "PASS", or "UNVERIFIED" where verification was switched off.
+        verdict: "PASS", or "UNVERIFIED" where verification was switched off, or an output is random.
         checks: number of comparisons that were made.
         skipped: number of inputs not compared because the model itself refuses them.
         worst_error: largest error against the float64 truth, relative to the scale of its output.
         versions: of the packages that made the file.
+        randomness: what a policy made of layers that draw, by dotted path: "expectation", "fixed(seed)" or "keep".
+        random_outputs: names of the outputs that differ from run to run, of which only shape and type were compared.
+        for_ort: the onnxruntime it was made for; empty where none was named.
     """
 
     inputs: tuple[Port, ...]
@@ -69,6 +77,9 @@ class Manifest:
     skipped: int
     worst_error: float
     versions: Mapping[str, str] = field(default_factory=dict)
+    randomness: Mapping[str, str] = field(default_factory=dict)
+    random_outputs: tuple[str, ...] = ()
+    for_ort: str = ""
 
     def to_json(self, **extra: Any) -> str:
         return json.dumps({**asdict(self), **extra}, indent=2, sort_keys=True)
@@ -86,6 +97,7 @@ class Manifest:
             for side in ("inputs", "outputs"):
                 known[side] = tuple(Port(p["name"], p["dtype"], tuple(p["shape"])) for p in known[side])
             known["example_shapes"] = tuple(tuple(shape) for shape in known["example_shapes"])
+            known["random_outputs"] = tuple(known.get("random_outputs", ()))
             return cls(**known)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"the manifest is damaged: {type(error).__name__}: {error}") from error

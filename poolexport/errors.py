@@ -2,12 +2,13 @@
 
     PoolExportError
     ├── InputError            what was given cannot be used                     (exit code 2)
-    │   ├── ModeError         a module is in training mode
     │   ├── RandomnessError   the answer would differ from run to run
+    │   │   └── ModeError     a module is in training mode
     │   ├── OutputError       the target cannot be written
     │   └── MissingExtraError an optional package is not installed
     ├── ExportError           torch could not turn the model into a graph       (exit code 2)
     └── ParityError           the file does not compute what the model computes (exit code 1)
+        └── FrozenAxisError   ... at lengths of a dynamic axis other than the traced one
 
 Messages say what is wrong, where (the dotted path of the module, or the node), what was found and what to do.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from poolexport.pipeline.audit import Audit
     from poolexport.pipeline.verify import Verdict
 
 
@@ -30,12 +32,16 @@ class InputError(PoolExportError, ValueError):
     """What was given cannot be used."""
 
 
-class ModeError(InputError):
-    """A module is in training mode."""
-
-
 class RandomnessError(InputError):
-    """The answer would differ from run to run."""
+    """The answer would differ from run to run; ``audit`` holds everything that makes it differ, where that is known."""
+
+    def __init__(self, message: str, audit: Audit | None = None) -> None:
+        super().__init__(message)
+        self.audit = audit
+
+
+class ModeError(RandomnessError):
+    """A module is in training mode."""
 
 
 class OutputError(InputError):
@@ -61,3 +67,13 @@ class ParityError(PoolExportError):
     def __init__(self, message: str, verdict: Verdict) -> None:
         super().__init__(message)
         self.verdict = verdict
+
+
+class FrozenAxisError(ParityError):
+    """An axis is dynamic in name only; ``axes`` are such axes, ``path`` and ``source`` tell the module that did it."""
+
+    def __init__(self, message: str, verdict: Verdict, axes: tuple[str, ...], path: str, source: str) -> None:
+        super().__init__(message, verdict)
+        self.axes = axes
+        self.path = path
+        self.source = source

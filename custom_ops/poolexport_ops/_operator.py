@@ -108,20 +108,47 @@ class Operator:
         dtype = inputs[0].dtype
         if dtype is None:
             raise ValueError(f"{self}: the dtype of input {inputs[0].name!r} is unknown")
-        half = self.widen and dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-        op = Body(opset, ir.DataType.FLOAT if half else dtype)
+        op = Body(opset, self._computes_in(dtype))
         formal = [ir.Value(name=f"input_{i}", type=value.type) for i, value in enumerate(inputs)]
-        actual = [op.cast(value, op.dtype) if half else value for value in formal]
         values = {name: _plain(attribute) for name, attribute in attributes.items()}
-        results = self.onnx_form(op, *actual, **values)
-        results = list(results) if isinstance(results, tuple) else [results]
-        for position, kept in enumerate(self.outputs):
-            if half and kept is None:
-                results[position] = op.cast(results[position], dtype)
-        results = [op.Identity(value) if value in formal else value for value in results]
+        results = self._written(op, formal, dtype, values)
         graph = ir.Graph(formal, results, nodes=op.nodes, opset_imports={"": opset}, name=self.name)
         declared = [ir.Attr(name, attribute.type, None) for name, attribute in attributes.items()]
         return ir.Function(DOMAIN, name or self.name, graph=graph, attributes=declared)
+
+    def write(self, op: Body, inputs: Sequence[ir.Value], attributes: Mapping[str, Any]) -> list[ir.Value]:
+        """Write the standard nodes of one call among others.
+
+        Args:
+            op: where to write.
+            inputs: of the call; their dtypes are read.
+            attributes: of the call, as Python values.
+
+        Returns:
+            The outputs; no input is one of them.
+        """
+        dtype = inputs[0].dtype
+        if dtype is None:
+            raise ValueError(f"{self}: the dtype of input {inputs[0].name!r} is unknown")
+        inner = Body(op.opset, self._computes_in(dtype), op.prefix)
+        inner.nodes = op.nodes
+        return self._written(inner, inputs, dtype, {**self.defaults, **attributes})
+
+    def _computes_in(self, dtype: ir.DataType) -> ir.DataType:
+        half = dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+        return ir.DataType.FLOAT if self.widen and half else dtype
+
+    def _written(
+        self, op: Body, inputs: Sequence[ir.Value], dtype: ir.DataType, attributes: Mapping[str, Any]
+    ) -> list[ir.Value]:
+        widened = op.dtype != dtype
+        actual = [op.cast(value, op.dtype) if widened else value for value in inputs]
+        found = self.onnx_form(op, *actual, **attributes)
+        results = list(found) if isinstance(found, tuple) else [found]
+        for position, kept in enumerate(self.outputs):
+            if widened and kept is None:
+                results[position] = op.cast(results[position], dtype)
+        return [op.Identity(value) if value in inputs else value for value in results]
 
 
 def _each(result: Any, function: Callable[[Tensor], Tensor]) -> Any:

@@ -38,7 +38,7 @@ def torch_form(x: Tensor, *, k: int, by_position: bool) -> Tensor:
 def onnx_form(op: Body, x: ir.Value, *, k: int, by_position: bool) -> ir.Value:
     zero = op.number(0.0)
     nan = op.IsNaN(x)
-    # One more sequence of zeros: on an empty batch TopK of onnxruntime 1.20 divides by 0 and ends the process.
+    # One more sequence of zeros: on an empty batch TopK of onnxruntime before 1.31 divides by 0 and ends the process.
     one_more = op.Expand(zero, op.Concat(op.ints(1), op.Shape(x, start=1), axis=0))
     cells = op.Concat(op.Where(nan, zero, x), one_more, axis=0)
     spoilt = op.ReduceSum(op.Where(nan, x, zero), op.ints(2), keepdims=1)

@@ -105,17 +105,16 @@ class Recipe:
 
 
 def layer_of(method: str, options: Mapping[str, Any], channels: int) -> nn.Module:
-    """The two-dimensional layer of a method, with the number of channels wherever it needs that or is given one.
+    """The two-dimensional layer of a method, with the number of channels wherever it needs that or is given one."""
+    return catalog.methods()[method].layer(2)(**options_of(method, options, channels))
 
-    Numbers of channels are the options ``channels`` and ``channels1``, ``channels2``; a pooling of regions gets the
-    scale of the detector's map.
-    """
-    layer = catalog.methods()[method].layer(2)
-    known = {"channels": channels, "channels1": channels, "channels2": channels, "spatial_scale": 1 / STRIDE}
-    parameters = inspect.signature(layer).parameters
+
+def options_of(method: str, options: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """Options for a number of channels: that is ``channels``; a pooling of regions gets the scale of the detector."""
+    parameters = inspect.signature(catalog.methods()[method].layer(2)).parameters
+    known = {"channels": channels, "spatial_scale": 1 / STRIDE}
     required = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
-    needed = {name for name in known if name in required or name in options}
-    return layer(**{**options, **{name: known[name] for name in needed}})
+    return {**options, **{name: value for name, value in known.items() if name in required or name in options}}
 
 
 @cache

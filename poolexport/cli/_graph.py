@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poolexport.bundle import METADATA_KEY, Manifest, model_path
+from poolexport.cli import _show
 from poolexport.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "skipped": int,
     "worst_error": (int, float, type(None)),
     "versions": dict,
+    "randomness": dict,
+    "random_outputs": tuple,
+    "for_ort": str,
 }
 #: What runs a node of ours that has no body.
 NOTHING = "nothing: the file has no body for it"
@@ -53,17 +57,35 @@ def read(path: str | os.PathLike[str]) -> ir.Model:
     """
     import onnx_ir as ir
 
+    from poolexport.graph import missing_weights
+
     file = model_path(path)
     try:
         model = ir.load(file)
         if not model.ir_version or not len(model.graph.outputs):
             raise ValueError("it has no graph")
+        missing = missing_weights(model, file)
+        if missing:
+            raise InputError(f"{file}: {missing}")
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{file} is not an ONNX model: {reason}") from error
     return model
+
+
+def weight_rows(file: Path) -> list[tuple[str, str]]:
+    """A row for every file that holds weights of the model in ``file``."""
+    from poolexport.graph import weight_files
+
+    model = read(file)
+    return [
+        ("", f"{file.parent / name} ({_show.size((file.parent / name).stat().st_size)})")
+        for name in weight_files(model)
+    ]
 
 
 def manifest(model: ir.Model, path: str | os.PathLike[str]) -> Manifest | None:
@@ -84,7 +106,7 @@ def manifest(model: ir.Model, path: str | os.PathLike[str]) -> Manifest | None:
         value = getattr(found, name)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise InputError(f"the manifest in {model_path(path)} is damaged: {name} is {value!r}")
-    for name in ("layers", "inference_rules"):
+    for name in ("layers", "inference_rules", "randomness"):
         if not all(isinstance(entry, str) for entry in getattr(found, name).values()):
             raise InputError(f"the manifest in {model_path(path)} is damaged: {name} holds more than strings")
     return found
@@ -214,6 +236,17 @@ def edited(folder: Path, model: ir.Model) -> tuple[list[str], str]:
         name for name, digest in digests.items() if not (folder / name).is_file() or sha256(folder / name) != digest
     ]
     return ([] if faithful else [MANIFEST]) + changed, ""
+
+
+def edited_weights(file: Path, model: ir.Model) -> list[str]:
+    """The files of weights beside a single model file that are not those it was written with."""
+    from poolexport.bundle import WEIGHTS_KEY, sha256
+
+    try:
+        facts = dict(json.loads(model.metadata_props.get(WEIGHTS_KEY, "{}")))
+        return [name for name, fact in facts.items() if sha256(file.parent / name) != fact["sha256"]]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        return [file.name]
 
 
 def _inner(model: ir.Model) -> Any:

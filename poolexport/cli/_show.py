@@ -99,6 +99,7 @@ def verdict(value: Verdict) -> dict[str, Any]:
         "worst_error": value.worst_error,
         "checks": checks,
         "skipped": value.skipped,
+        "random_outputs": value.random,
     }
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 from dataclasses import asdict
 from keyword import iskeyword
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import RenderableType
 
 from poolexport.cli import _graph, _inputs, _model, _progress, _show
+from poolexport.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from poolexport.adoption.adopting import Adopted
     from poolexport.bundle import Bundle, Manifest
+
+
+#: What --external-data takes beside numbers, in Python's words.
+EXTERNAL: dict[str, Any] = {"always": True, "never": False, "auto": "auto"}
 
 
 @click.command()
@@ -33,8 +39,39 @@ if TYPE_CHECKING:
 @click.option(
     "--dynamic", metavar="AXES", help="Axes that may change, as in N,H,W; the letters are N,C,L, N,C,H,W or N,C,D,H,W."
 )
-@click.option("--opset", type=int, metavar="N", help="Version of the standard operators, 18 to 23; 20 by default.")
+@click.option("--opset", type=int, metavar="N", help="Version of the standard operators, 17 to 28; 20 by default.")
+@click.option(
+    "--for-ort",
+    metavar="VERSION",
+    help="The onnxruntime that will run the file, as in 1.22; what it gets wrong or lacks is refused.",
+)
 @click.option("--portable", is_flag=True, help="Standard operators only, for runtimes without model-local functions.")
+@click.option("--adopt", is_flag=True, help="First replace pooling layers of torch and other packages by ours.")
+@click.option(
+    "--choice",
+    "choices",
+    multiple=True,
+    metavar="LAYER=MEANING",
+    help="With --adopt: what a layer, named by its path or class, means; keep leaves it alone.",
+)
+@click.option(
+    "--randomness",
+    multiple=True,
+    metavar="PATH=POLICY",
+    help="What becomes of a layer that draws: expectation, fixed(7) or keep; PATH may be a pattern. Once per layer.",
+)
+@click.option(
+    "--external-data",
+    metavar="WHEN",
+    default="auto",
+    show_default=True,
+    help="Weights in a file beside the model: always, never, above so many bytes, or where one file cannot hold them.",
+)
+@click.option("--name", metavar="NAME", help="Name of the graph.")
+@click.option("--producer", metavar="NAME", help="Who made the file; poolexport by default.")
+@click.option(
+    "--keep-sources", is_flag=True, help="Keep torch's notes on source files, which hold paths of this machine."
+)
 @click.option("--no-verify", is_flag=True, help="Write the file without comparing it; it says UNVERIFIED.")
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
 @click.option(
@@ -52,7 +89,15 @@ def export(
     dtype: str,
     dynamic: str | None,
     opset: int | None,
+    for_ort: str | None,
     portable: bool,
+    adopt: bool,
+    choices: tuple[str, ...],
+    randomness: tuple[str, ...],
+    external_data: str,
+    name: str | None,
+    producer: str | None,
+    keep_sources: bool,
     no_verify: bool,
     force: bool,
     out: Path | None,
@@ -72,6 +117,10 @@ def export(
       poolexport export net.py:build --weights net.safetensors --input 1x3x32x32 --dynamic N,H,W
     """
     shapes = _inputs.parse(inputs)
+    chosen = _chosen(adopt, choices)
+    apart = EXTERNAL.get(external_data) if not external_data.isdecimal() else int(external_data)
+    if apart is None:
+        raise InputError(f"--external-data {external_data}: write always, never, auto, or a number of bytes")
     with _progress.progress() as progress:
         import torch
 
@@ -81,7 +130,12 @@ def export(
         target = out if out is not None else Path(_model.split(factory)[1].rpartition(".")[2])
         require_free(target, force=force)
         loaded = _model.load(factory, weights, getattr(torch, dtype))
-        model = loaded.model
+        model, adopted = loaded.model, None
+        if adopt:
+            from poolexport.adoption import adopting
+
+            adopted = adopting.adopt(model, chosen)
+            model = adopted.model
         shapes = _inputs.in_order(shapes, model)
         bundle = api.export(
             model,
@@ -89,8 +143,14 @@ def export(
             target,
             dynamic_shapes=_inputs.dynamic(dynamic, shapes),
             opset=opset,
+            for_ort=for_ort,
             portable=portable,
+            external_data=apart,
+            name=name,
+            producer=producer,
+            keep_sources=keep_sources,
             input_names=[given.name for given in shapes] if shapes[0].name else None,
+            randomness=policies(randomness),
             verify=not no_verify,
             force=force,
             progress=progress,
@@ -100,14 +160,59 @@ def export(
     if as_json:
         layers = [{"path": path, "layer": layer, "inference": rule} for path, layer, rule in rules]
         facts = {"path": str(bundle.path), "model": str(bundle.model), "weights": loaded.weights, "pooling": layers}
+        if adopted is not None:
+            facts |= {"adopted": list(map(asdict, adopted.replacements)), "kept": list(map(asdict, adopted.kept))}
         _show.document({**facts, "verdict": manifest.verdict, "manifest": asdict(manifest)})
         return
-    _show.out(_show.facts(summary(bundle, loaded.weights, rules)))
+    _show.out(_show.facts([*summary(bundle, loaded.weights, rules), *told(adopted)]))
     feed = ", ".join(
         f"{port.name!r}: {port.name if port.name.isidentifier() and not iskeyword(port.name) else f'x{position}'}"
         for position, port in enumerate(manifest.inputs)
     )
     _show.out("", f"run it in Python: poolexport.session({str(bundle.path)!r}).run(None, {{{feed}}})")
+
+
+def _chosen(adopt: bool, choices: tuple[str, ...]) -> dict[str, str]:
+    """What --choice says, by path or class."""
+    if choices and not adopt:
+        raise click.UsageError("--choice says what an adopted layer means; it needs --adopt")
+    pairs = [choice.rpartition("=") for choice in choices]
+    for (key, _, meaning), choice in zip(pairs, choices):
+        if not key or not meaning:
+            raise click.UsageError(f"--choice {choice!r} is not LAYER=MEANING, as in SoftPool2d=per_channel")
+    return {key: meaning for key, _, meaning in pairs}
+
+
+def told(adopted: Adopted | None) -> list[tuple[str, RenderableType]]:
+    """Which layers were replaced, by what, and how that is known, in rows."""
+    if adopted is None:
+        return []
+    changed = [
+        f"{record.path or '(the model itself)'}  {record.found.rpartition('.')[2]} is {record.ours.partition('(')[0]}: "
+        f"{record.meaning} ({record.proof})"
+        for record in adopted.replacements
+    ]
+    left = [
+        f"{record.path or '(the model itself)'}  {record.found.rpartition('.')[2]}: {record.reason}"
+        for record in adopted.kept
+    ]
+    rows = [("adopted", changed or ["no layer"]), ("kept", left)]
+    return [("" if position else label, line) for label, lines in rows for position, line in enumerate(lines)]
+
+
+def policies(words: tuple[str, ...]) -> dict[str, str]:
+    """What was said about layers that draw.
+
+    Raises:
+        InputError: a word is no path and policy.
+    """
+    found = {}
+    for word in words:
+        path, sign, policy = word.rpartition("=")
+        if not sign:
+            raise InputError(f"--randomness {word!r} names no policy; write PATH=POLICY, as in 'head.drop=fixed(7)'")
+        found[path] = policy
+    return found
 
 
 def pooling(model: nn.Module, manifest: Manifest) -> list[tuple[str, str, str]]:
@@ -131,8 +236,9 @@ def summary(bundle: Bundle, weights: str, rules: list[tuple[str, str, str]]) -> 
     axes = dict.fromkeys(length for port in manifest.inputs for length in port.shape if isinstance(length, str))
     rows: list[tuple[str, RenderableType]] = [
         ("file", f"{bundle.model} ({_show.size(bundle.model.stat().st_size)})"),
+        *_graph.weight_rows(bundle.model),
         ("weights", weights),
-        ("opset", str(manifest.opset)),
+        ("opset", str(manifest.opset) + (f", for onnxruntime {manifest.for_ort}" if manifest.for_ort else "")),
         ("form", _graph.FORMS[_graph.form(_graph.read(bundle.model), manifest)]),
     ]
     for label, ports in (("input", manifest.inputs), ("output", manifest.outputs)):
@@ -142,7 +248,12 @@ def summary(bundle: Bundle, weights: str, rules: list[tuple[str, str, str]]) -> 
         rows.append(("" if position else "pooling", f"{path}  {layer}: {rule}"))
     if not rules:
         rows.append(("pooling", "no pooling layer"))
+    for position, (path, policy) in enumerate(manifest.randomness.items()):
+        rows.append(("" if position else "randomness", f"{path}: {policy}"))
     if manifest.checks:
         rows.append(("checks", f"{manifest.checks}, worst relative error {_show.number(manifest.worst_error)}"))
     rows.append(("verdict", _show.word(manifest.verdict)))
+    if manifest.random_outputs:
+        names = _show.listed(manifest.random_outputs)
+        rows.append(("", f"not compared, because they are random: {names}; only their shapes and types were"))
     return rows

@@ -59,16 +59,21 @@ def inspect(path: Path, as_json: bool) -> None:
 def facts(path: Path, model: ir.Model, manifest: Manifest | None, damage: str = "") -> dict[str, Any]:
     """Everything that is known about a file."""
     from poolexport.bundle import model_path
+    from poolexport.graph import weight_files
 
     file = model_path(path)
     operators = _graph.operators(model)
     layers = manifest.layers if manifest else {}
     rules = manifest.inference_rules if manifest else {}
-    changed, untold = _graph.edited(path, model) if path.is_dir() else ([], "a single file carries no checksum")
+    if path.is_dir():
+        changed, untold = _graph.edited(path, model)
+    else:
+        changed, untold = _graph.edited_weights(file, model), "a single file carries no checksum"
     return {
         "path": str(path),
         "model": str(file),
         "bytes": file.stat().st_size,
+        "weights": {name: (file.parent / name).stat().st_size for name in weight_files(model)},
         "ir_version": model.ir_version,
         "opsets": {domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
         "producer": " ".join(filter(None, (model.producer_name, model.producer_version))),
@@ -92,6 +97,7 @@ def facts(path: Path, model: ir.Model, manifest: Manifest | None, damage: str = 
         "changed": changed,
         "unchecked": untold or None,
         "damage": damage or None,
+        "randomness": manifest.randomness if manifest else {},
         "verdict": manifest.verdict if manifest else None,
         "manifest": asdict(manifest) if manifest else None,
     }
@@ -110,6 +116,7 @@ def rows(found: dict[str, Any]) -> list[tuple[str, RenderableType]]:
     opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
     result: list[tuple[str, RenderableType]] = [
         ("file", f"{found['model']} ({_show.size(found['bytes'])})"),
+        *(("", f"{name} ({_show.size(size)}), its weights") for name, size in found["weights"].items()),
         ("made by", found["producer"] or "unknown"),
         ("opset", f"{opsets} (IR version {found['ir_version']})"),
         ("form", _graph.FORMS[found["form"]]),
@@ -124,6 +131,11 @@ def rows(found: dict[str, Any]) -> list[tuple[str, RenderableType]]:
     else:
         told = f" ({manifest['checks']} checks, worst relative error {_show.number(manifest['worst_error'])})"
         result.append(("verdict", _show.word(manifest["verdict"]).append(told if manifest["checks"] else "", style="")))
+        if manifest["random_outputs"]:
+            names = _show.listed(manifest["random_outputs"])
+            result.append(("", f"not compared, because they are random: {names}; only their shapes and types were"))
+        policies = manifest["randomness"].items()
+        result += [("" if n else "randomness", f"{path}: {policy}") for n, (path, policy) in enumerate(policies)]
     if found["intact"] is False:
         edits = f"NO: {_show.listed(found['changed'])} changed after the export, so the verdict does not hold"
         result.append(("as exported", Text(edits, style="bold red")))

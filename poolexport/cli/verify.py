@@ -119,6 +119,8 @@ def report(verdict: Verdict) -> None:
     _show.out(_show.table(headers, lines, right=("checks", "worst error", "bound")))
     skipped = f", {len(verdict.skipped)} sizes skipped because the model itself refuses them" if verdict.skipped else ""
     failures = f", {len(verdict.failures)} failed" if verdict.failures else ""
+    if verdict.random:
+        _show.out(f"not compared, because they are random: {_show.listed(verdict.random)}; only shapes and types were")
     counted = f"  {len(verdict.checks)} checks{failures}{skipped}; errors are relative, {verdict.truth} is the truth"
     _show.out(Text.assemble(_show.word(verdict.word), counted))
 
@@ -136,6 +138,8 @@ def groups(verdict: Verdict) -> dict[tuple[str, str], list[Check]]:
 def group_row(key: tuple[str, str], checks: Sequence[Check]) -> tuple[str | Text, ...]:
     """The output that came closest to its bound, or went farthest beyond it."""
     judgements = [judgement for check in checks for judgement in check.judgements]
+    if not judgements:
+        return (*key, str(len(checks)), "", "", _show.word("UNVERIFIED"))
     worst = max(judgements, key=lambda j: (not j.passed, j.error / j.bound if j.bound else j.error))
     scale = worst.scale or 1.0
     passed = all(check.passed for check in checks)

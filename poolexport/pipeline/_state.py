@@ -26,13 +26,6 @@ def random_states_kept(seed: int | None = None) -> Iterator[None]:
         torch.set_rng_state(torch_state)
 
 
-def random_states() -> tuple[int, ...]:
-    """A fingerprint of the random states of Python, numpy and torch."""
-    legacy = np.random.get_state(legacy=False)  # noqa: NPY002
-    bits = legacy["state"]["key"].tobytes(), legacy["state"]["pos"], legacy["has_gauss"]
-    return hash(random.getstate()), hash(bits), hash(torch.get_rng_state().numpy().tobytes())
-
-
 def tensors_of(output: object) -> list[torch.Tensor]:
     """The tensors of a model's output, in the order in which the exporter numbers them."""
     leaves, _ = torch.utils._pytree.tree_flatten(output)

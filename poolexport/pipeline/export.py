@@ -6,24 +6,27 @@ import inspect
 import io
 import logging
 import re
+import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import onnx_ir as ir
 import torch
 
-from poolexport.errors import ExportError, RandomnessError
+from poolexport.errors import ExportError, InputError, PoolExportError, RandomnessError
 from poolexport.graph import RANDOM_OPERATORS as RANDOM_OPERATORS
-from poolexport.graph import is_random
+from poolexport.graph import is_random, module_path
 from poolexport.pipeline._ports import settle_ports
 from poolexport.pipeline._state import random_states_kept
-from poolexport.pipeline.prepare import Prepared
+from poolexport.pipeline.frozen import freezers
+from poolexport.pipeline.prepare import Prepared, written
+from poolexport.pipeline.randomness import kept
+from poolexport.translate import tracing, translation_table
 
 #: A bound this large is none: the tracer uses it for lengths in general.
 UNBOUNDED = 2**31 - 1
-SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def export(prepared: Prepared) -> ir.Model:
@@ -31,10 +34,11 @@ def export(prepared: Prepared) -> ir.Model:
 
     Raises:
         ExportError: torch cannot export the model, or an axis cannot be dynamic.
-        RandomnessError: the graph holds a random operator.
+        RandomnessError: the graph holds a random operator that no policy keeps.
     """
     shapes = _dynamic_shapes(prepared)
-    with _quiet(), random_states_kept(), torch.no_grad():
+    opset = written(prepared.opset)
+    with _quiet(), random_states_kept(), torch.no_grad(), tracing():
         try:
             program = torch.onnx.export(
                 prepared.model,
@@ -42,28 +46,33 @@ def export(prepared: Prepared) -> ir.Model:
                 dynamic_shapes=shapes if any(prepared.axes) else None,
                 input_names=prepared.input_names,
                 output_names=prepared.output_names,
-                opset_version=prepared.opset,
+                opset_version=opset,
                 dynamo=True,
+                custom_translation_table=translation_table(functions=True),
                 optimize=False,
                 verbose=False,
             )
         except Exception as error:
-            if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):
+            causes = _causes(error)
+            if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
                 raise KeyboardInterrupt from error
-            raise ExportError(_explain(error, prepared)) from error
+            refused = next((cause for cause in causes if isinstance(cause, InputError)), None)
+            if refused is not None:
+                raise refused from None
+            raise ExportError(_explain(error, prepared, shapes)) from error
     assert program is not None
     model = program.model
     found = model.opset_imports.get("", 0)
-    if found != prepared.opset:
+    if found != opset:
         raise ExportError(
-            f"torch wrote opset {found} instead of {prepared.opset}, because it cannot convert an operator of this "
+            f"torch wrote opset {found} instead of {opset}, because it cannot convert an operator of this "
             f"model; export with opset={found}"
         )
     settle_ports(model, prepared.input_names, prepared.output_names)
     names = _name_axes(model, prepared)
     assert program.exported_program is not None
     _require_unbounded(program.exported_program.range_constraints, names)
-    require_no_randomness(model)
+    require_no_randomness(model, kept(prepared.randomness))
     return model
 
 
@@ -75,27 +84,20 @@ def _dynamic_shapes(prepared: Prepared) -> tuple[Any, ...]:
     return (*shapes[:variadic], tuple(shapes[variadic:])) if variadic < len(shapes) else tuple(shapes)
 
 
-def require_no_randomness(model: ir.Model) -> None:
-    """Raise a RandomnessError naming every module that left a random operator in the graph."""
+def require_no_randomness(model: ir.Model, allowed: Collection[str] = ()) -> None:
+    """Raise a RandomnessError naming every module that left a random operator in the graph; some are ``allowed``."""
     graphs = [model.graph, *(function.graph for function in model.functions.values())]
     culprits = [
         f"{node.op_type} from {module_path(node) or 'the model itself'}"
         for graph in graphs
         for node in graph.all_nodes()
-        if is_random(node)
+        if is_random(node) and module_path(node) not in allowed
     ]
     if culprits:
         raise RandomnessError(
             f"the graph draws random numbers: {', '.join(dict.fromkeys(culprits))}; "
             "put the layer in eval mode or give it a fixed inference rule"
         )
-
-
-def module_path(node: ir.Node) -> str:
-    """Dotted path of the module that a node comes from; empty for the model itself."""
-    scopes = re.findall(r"'([^']*)'", node.metadata_props.get(SCOPES, ""))
-    # torch puts nodes that belong to no module into a scope of its own, with a leading underscore.
-    return scopes[-2] if len(scopes) > 1 and not scopes[-2].startswith("_") else ""
 
 
 def _require_unbounded(ranges: Mapping[Any, Any], names: Mapping[str, str]) -> None:
@@ -149,18 +151,26 @@ def _causes(error: BaseException) -> list[BaseException]:
     return causes
 
 
-def _explain(error: Exception, prepared: Prepared) -> str:
+def _explain(error: Exception, prepared: Prepared, shapes: tuple[Any, ...]) -> str:
     """The one sentence of torch's report that a user can act on."""
     causes = _causes(error)
+    refused = next((cause for cause in causes if isinstance(cause, PoolExportError)), None)
+    if refused is not None:
+        where = _module_of(causes, prepared.model)
+        return f"{where}: {refused}" if where else str(refused)
     text = "\n".join(str(cause) for cause in causes)
     fixed = re.search(r"inferred a static shape of (\d+) for dimension \S*\['([^']+)'\]\.shape\[(\d+)\]", text)
     if fixed:
         length, name, axis = fixed.groups()
-        named = prepared.axes[prepared.input_names.index(name)] if name in prepared.input_names else {}
-        label = named.get(int(axis), axis)
+        position = _position(prepared, name)
+        label = prepared.axes[position].get(int(axis), axis) if position is not None else axis
+        found = freezers(prepared.model, prepared.args, shapes, prepared.axes)
+        freezer = found.get((position, int(axis))) if position is not None else None
+        who = f"{freezer} fixes it" if freezer else "the model, or torch's exporter, fixes it"
+        remedy = freezer.remedy if freezer else "replace the layer that fixes it"
         return (
-            f"axis {label} (number {axis}) of input {name!r} cannot be dynamic: the model, or torch's exporter, fixes "
-            f"it at its length of {length}; leave it out of the dynamic axes, or replace the layer that fixes it"
+            f"axis {label} (number {axis}) of input {name!r} cannot be dynamic: {who} at its length of {length}; "
+            f"{remedy}, or leave {label} out of the dynamic axes"
         )
     branch = re.search(r"Could not (?:guard on|extract) [^(\n]*", text)
     if branch:
@@ -175,6 +185,27 @@ def _explain(error: Exception, prepared: Prepared) -> str:
         return f"torch has no ONNX form for {missing[1]}; replace the layer that calls it"
     lines = [line.strip() for line in str(causes[-1]).splitlines() if line.strip()]
     return f"torch could not export the model: {type(causes[-1]).__name__}: {lines[0] if lines else '(no message)'}"
+
+
+def _position(prepared: Prepared, name: str) -> int | None:
+    """The number of an input, by the name that it has in the forward's signature."""
+    parameters = list(inspect.signature(prepared.model.forward).parameters)
+    names = list(prepared.input_names)
+    return names.index(name) if name in names else parameters.index(name) if name in parameters[: len(names)] else None
+
+
+def _module_of(causes: Sequence[BaseException], model: torch.nn.Module) -> str:
+    """Dotted path of the module that was traced or translated when an error came up; empty where that is unknown."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    found = ""
+    for cause in causes:
+        for frame, _ in traceback.walk_tb(cause.__traceback__):
+            node, module = frame.f_locals.get("node"), frame.f_locals.get("self")
+            if isinstance(node, torch.fx.Node) and node.meta.get("nn_module_stack"):
+                found = str([*node.meta["nn_module_stack"].values()][-1][0]).removeprefix("L['self']").lstrip(".")
+            elif id(module) in paths:
+                found = paths[id(module)]
+    return found
 
 
 @contextmanager

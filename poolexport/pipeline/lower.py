@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedOpsetsPass
 
 from poolexport.errors import ExportError
-from poolexport.pipeline.export import module_path
+from poolexport.graph import module_path
 from poolexport_ops import DOMAIN, VERSION, operators
 
 
@@ -14,7 +14,7 @@ def lower(model: ir.Model, *, portable: bool = False) -> ir.Model:
     """Attach the function bodies, or with ``portable`` write them out where they are called.
 
     Nodes of equal configuration share a body; further bodies of one operator are told apart by a number behind its
-    name. ONNX has overload names for this, but onnxruntime before 1.28 ignores them and runs the wrong body.
+    name. ONNX has overload names for this, but onnxruntime before 1.27 ignores them and runs the wrong body.
     """
     bodies: dict[tuple[object, ...], ir.Function] = {}
     counts: dict[str, int] = {}

@@ -17,6 +17,7 @@ from onnx_ir.passes.common import (
     ShapeInferencePass,
 )
 
+from poolexport.graph import is_random
 from poolexport.pipeline._ports import settle_ports
 from poolexport_ops._body import Body
 
@@ -105,12 +106,60 @@ class CastByType(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, changed)
 
 
+class PadByAxes(ir.passes.InPlacePass):
+    """Let a Pad that comes before a pooling name all its axes.
+
+    onnxruntime makes a border of zeros part of the pooling that follows, where it counts as -inf under MaxPool and not
+    at all under AveragePool; it leaves a Pad alone that names its axes.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        changed = False
+        for node in list(model.graph.all_nodes()):
+            x = node.inputs[0] if node.op_type == "Pad" and not node.domain else None
+            named = len(node.inputs) > 3 and node.inputs[3] is not None
+            if x is None or x.shape is None or named or not feeds_pooling(node):
+                continue
+            axes = ir.node("Constant", [], {"value": ir.tensor(np.arange(len(x.shape)))})
+            assert node.graph is not None
+            node.graph.insert_before(node, axes)
+            node.resize_inputs(4)
+            node.replace_input_with(3, axes.outputs[0])
+            changed = True
+        return ir.passes.PassResult(model, changed)
+
+
+def feeds_pooling(node: ir.Node) -> bool:
+    """Whether a pooling takes a node's output, through nothing or through nodes that a runtime removes."""
+    for consumer, _ in node.outputs[0].uses():
+        if consumer.op_type in ("MaxPool", "AveragePool"):
+            return True
+        if consumer.op_type in ("Cast", "Dropout", "Identity") and feeds_pooling(consumer):
+            return True
+    return False
+
+
+class SequencesByType(ir.passes.InPlacePass):
+    """Say of a split that it gives a sequence: inference of shapes says a tensor, which onnxruntime refuses."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        changed = False
+        for node in model.graph.all_nodes():
+            value = node.outputs[0] if node.op_type == "SplitToSequence" and not node.domain else None
+            if value is not None and isinstance(value.type, ir.TensorType):
+                value.type, value.shape = ir.SequenceType(value.type), None
+                changed = True
+        return ir.passes.PassResult(model, changed)
+
+
 #: In this order. None of them folds constants or drops a term: a small epsilon stays where the model put it.
 PASSES = (
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False),
+    SequencesByType(),
     CastByType(),
     NormaliseByDouble(),
     SumInDouble(),
+    PadByAxes(),
     LiftConstantsToInitializersPass(),
     DeduplicateInitializersPass(),
     CommonSubexpressionEliminationPass(),
@@ -125,14 +174,19 @@ PASSES = (
 PRIVATE = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
 
 
-def optimise(model: ir.Model) -> ir.Model:
-    """The same computation, tidier, and without source paths."""
+def optimise(model: ir.Model, *, keep_sources: bool = False) -> ir.Model:
+    """The same computation, tidier, and without source paths unless ``keep_sources`` says so."""
     names = [[value.name or "" for value in ports] for ports in (model.graph.inputs, model.graph.outputs)]
-    model = settle_ports(Sequential(*PASSES)(model).model, *names)
+    graphs = [model.graph, *(function.graph for function in model.functions.values())]
+    passes: tuple[ir.passes.InPlacePass, ...] = PASSES
+    if any(is_random(node) for graph in graphs for node in graph.all_nodes()):
+        # Two draws of one distribution are no common subexpression, but are taken for one.
+        passes = tuple(each for each in PASSES if not isinstance(each, CommonSubexpressionEliminationPass))
+    model = settle_ports(Sequential(*passes)(model).model, *names)
     graphs = [model.graph, *(function.graph for function in model.functions.values())]
     for graph in graphs:
         graph.doc_string = None
         for node in graph.all_nodes():
-            for key in PRIVATE:
+            for key in () if keep_sources else PRIVATE:
                 node.metadata_props.pop(key, None)
     return model

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,10 +15,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 from torch import Tensor
 
-from poolexport.bundle import MANIFEST, METADATA_KEY, MODEL, SAMPLE, Bundle, Manifest, Port, sha256
+from poolexport.bundle import DATA, MANIFEST, METADATA_KEY, MODEL, SAMPLE, Bundle, Manifest, Port, sha256
 from poolexport.errors import InputError, OutputError
+from poolexport.graph import random_outputs, weight_files
 from poolexport.pipeline.prepare import Prepared
 from poolexport.pipeline.verify import Verdict
+from poolexport.pipeline.weights import ExternalData, beside, outside, unload
 from poolexport.runtime import session
 
 MADE_WITH = ("poolexport", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
@@ -31,6 +33,10 @@ def package(
     path: str | os.PathLike[str],
     *,
     portable: bool = False,
+    external_data: ExternalData = "auto",
+    for_ort: str = "",
+    name: str | None = None,
+    producer: str | None = None,
     force: bool = False,
 ) -> Bundle:
     """Write a bundle folder, or a single file where ``path`` ends in ``.onnx``.
@@ -42,22 +48,97 @@ def package(
     """
     target = Path(path)
     require_free(target, force=force)
-    manifest = describe(model, prepared, verdict, portable=portable)
-    model.metadata_props[METADATA_KEY] = manifest.to_json()
-    for name, value in _flat(manifest).items():
-        model.metadata_props[f"poolexport.{name}"] = value
+    manifest = describe(model, prepared, verdict, portable=portable, for_ort=for_ort)
     model.producer_name, model.producer_version = "poolexport", manifest.versions["poolexport"]
+    if name is not None:
+        model.graph.name = name
+    if producer is not None:
+        model.producer_name, model.producer_version = producer, None
+    ports = prepared.input_names, prepared.output_names
+
+    def sample(file: Path) -> None:
+        np.savez(file.with_name(SAMPLE), allow_pickle=False, **_sample(file, prepared.args, *ports))
+
+    file = write(model, manifest, target, sample=sample, external_data=external_data, force=force)
+    return Bundle(target, file, manifest)
+
+
+def write(
+    model: ir.Model,
+    manifest: Manifest | None,
+    target: Path,
+    *,
+    sample: Callable[[Path], None],
+    external_data: ExternalData = "auto",
+    force: bool = False,
+) -> Path:
+    """Write a graph, its weights and what it says about itself; the path of its .onnx file.
+
+    Args:
+        model: its metadata is changed, and its weights go where ``external_data`` says.
+        manifest: None where nothing is known about the graph; it takes a manifest to write a folder.
+        target: a folder to create, or a single file where it ends in ``.onnx``.
+        sample: writes ``sample.npz`` beside the model file that it is given.
+        external_data, force: see ``poolexport.export``.
+    """
+    single = target.suffix == ".onnx"
+    apart = outside(model, external_data)
+    owned = single and force and _owns_weights(target)
+    if single and apart and beside(target).exists() and not owned:
+        raise OutputError(f"{beside(target)} exists and is no part of an earlier export; choose another path")
+    if manifest is not None:
+        model.metadata_props[METADATA_KEY] = manifest.to_json()
+        for name, value in _flat(manifest).items():
+            model.metadata_props[f"poolexport.{name}"] = value
     with _beside(target) as staging:
-        ir.save(model, staging / MODEL)
-        if target.suffix == ".onnx":
-            _move(staging / MODEL, target)
-            return Bundle(target, target, manifest)
-        sample = _sample(staging / MODEL, prepared.args, prepared.input_names, prepared.output_names)
-        np.savez(staging / SAMPLE, allow_pickle=False, **sample)
-        text = manifest.to_json(sha256={MODEL: sha256(staging / MODEL), SAMPLE: sha256(staging / SAMPLE)})
+        file = staging / (target.name if single else MODEL)
+        if apart:
+            unload(model, beside(file))
+        else:
+            ir.external_data.load_to_model(model)
+        ir.save(model, file)
+        if single:
+            _move_pair(file, target, apart=apart, owned=owned)
+            return target
+        assert manifest is not None
+        sample(file)
+        files = [MODEL, *([MODEL + DATA] if apart else []), SAMPLE]
+        text = manifest.to_json(sha256={name: sha256(staging / name) for name in files})
         (staging / MANIFEST).write_text(text + "\n")
         _move(staging, target)
-    return Bundle(target, target / MODEL, manifest)
+    return target / MODEL
+
+
+def _owns_weights(file: Path) -> bool:
+    """Whether the file beside a model file holds its weights."""
+    if not file.is_file() or not beside(file).is_file():
+        return False
+    try:
+        return beside(file).name in weight_files(ir.load(file))
+    except Exception:
+        return False
+
+
+def _move_pair(source: Path, target: Path, *, apart: bool, owned: bool) -> None:
+    """Rename a model and its weights into place, the model last: what lies there is never one of two pairs."""
+    set_aside: list[tuple[Path, Path]] = []
+    try:
+        for old in (target, beside(target)) if owned or apart else ():
+            if old.exists() or old.is_symlink():
+                aside = old.with_name(f".{old.name}.old-{os.getpid()}")
+                old.rename(aside)
+                set_aside.append((old, aside))
+        if apart:
+            beside(source).rename(beside(target))
+        source.replace(target)
+    except OSError:
+        if apart and not beside(source).exists():
+            beside(target).unlink()
+        for old, aside in reversed(set_aside):
+            aside.rename(old)
+        raise
+    for _, aside in set_aside:
+        aside.unlink()
 
 
 def require_free(target: Path, *, force: bool) -> None:
@@ -80,7 +161,9 @@ def require_free(target: Path, *, force: bool) -> None:
 
 def _is_bundle(folder: Path) -> bool:
     """Whether a folder holds what an export wrote, and nothing else."""
-    if {entry.name for entry in folder.iterdir()} - {MODEL, MANIFEST, SAMPLE} or not (folder / MANIFEST).is_file():
+    if {entry.name for entry in folder.iterdir()} - {MODEL, MODEL + DATA, MANIFEST, SAMPLE} or not (
+        folder / MANIFEST
+    ).is_file():
         return False
     try:
         Manifest.from_json((folder / MANIFEST).read_text())
@@ -89,7 +172,9 @@ def _is_bundle(folder: Path) -> bool:
     return True
 
 
-def describe(model: ir.Model, prepared: Prepared, verdict: Verdict | None, *, portable: bool) -> Manifest:
+def describe(
+    model: ir.Model, prepared: Prepared, verdict: Verdict | None, *, portable: bool, for_ort: str = ""
+) -> Manifest:
     """The manifest of a finished graph."""
     return Manifest(
         inputs=tuple(_port(value) for value in model.graph.inputs),
@@ -106,6 +191,9 @@ def describe(model: ir.Model, prepared: Prepared, verdict: Verdict | None, *, po
         skipped=len(verdict.skipped) if verdict else 0,
         worst_error=verdict.worst_error if verdict else 0.0,
         versions={name: importlib.metadata.version(name) for name in MADE_WITH},
+        randomness=dict(prepared.randomness),
+        random_outputs=tuple(random_outputs(model)),
+        for_ort=for_ort,
     )
 
 
@@ -116,6 +204,8 @@ def _flat(manifest: Manifest) -> dict[str, str]:
         "verdict": manifest.verdict,
         "opset": str(manifest.opset),
         "form": manifest.form,
+        **{f"randomness.{path}": policy for path, policy in manifest.randomness.items()},
+        **({"for_ort": manifest.for_ort} if manifest.for_ort else {}),
         **{f"inference.{path}": rule for path, rule in manifest.inference_rules.items()},
     }
 
@@ -175,4 +265,4 @@ def _move(source: Path, target: Path) -> None:
         aside.unlink()
 
 
-__all__ = ["describe", "package", "require_free"]
+__all__ = ["describe", "package", "require_free", "write"]

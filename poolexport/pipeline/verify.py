@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
 from poolexport import stress
-from poolexport.errors import InputError, ParityError
+from poolexport.bundle import model_path
+from poolexport.errors import FrozenAxisError, InputError, ParityError
+from poolexport.graph import random_outputs
+from poolexport.pipeline._run import copy_of, run
 from poolexport.pipeline._state import random_states_kept, tensors_of
-from poolexport.pipeline.prepare import copy_of, require_eval, require_repeatable, run
+from poolexport.pipeline.frozen import freezer_in
+from poolexport.pipeline.randomness import Policies, kept, settle
 from poolexport.runtime import Source, session
 from poolexport.tolerance import FACTOR, Judgement, judge
 
@@ -65,20 +71,26 @@ class Verdict:
         skipped: shapes that the model itself refuses, with its reason.
         truth: "float64", or "float32" where the model cannot run in float64.
         bound: how far an answer was allowed to be from the truth.
+        random: names of the outputs that the file draws; of those, only shape and type were compared.
     """
 
     checks: tuple[Check, ...]
     skipped: tuple[str, ...] = ()
     truth: str = "float64"
     bound: str = ""
+    random: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        return bool(self.checks) and all(check.passed for check in self.checks)
+        """Whether every output was compared, and is right."""
+        return self.word == "PASS"
 
     @property
     def word(self) -> str:
-        return "PASS" if self.passed else "FAIL"
+        """One of "PASS", "FAIL", and "UNVERIFIED", where nothing is wrong but random outputs could not be compared."""
+        if not self.checks or self.failures:
+            return "FAIL"
+        return "UNVERIFIED" if self.random else "PASS"
 
     @property
     def failures(self) -> tuple[Check, ...]:
@@ -99,6 +111,7 @@ def verify(
     rtol: float | None = None,
     atol: float | None = None,
     seed: int = 0,
+    randomness: Policies | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
     """Compare a file with the model it was made from.
@@ -110,25 +123,27 @@ def verify(
         factor: how many times farther from the truth than torch the file may be.
         rtol, atol: replace that rule by ``error <= atol + rtol * scale``.
         seed: of the values tried; the same seed gives the same verdict.
+        randomness: the policies that the file was made with.
         progress: called with (stage, done, total).
 
     Raises:
         InputError: the file and the model do not belong together.
         ParityError: the answers differ; the error holds the verdict.
+        FrozenAxisError: they differ at lengths of a dynamic axis that the trace never saw, and only there.
     """
     bounds = _bounds(factor, rtol, atol)
-    require_eval(model)
     runtime = session(path)
     ports = runtime.get_inputs()
     _require_same_inputs(ports, example)
     # A copy takes the wear: the model may count its calls in places that no state_dict knows.
     original = copy_of(model)
     with random_states_kept(seed):
-        require_repeatable(original, example)
+        settled = settle(original, example, randomness)
+        drawn = _random_outputs(path) if kept(settled.policies) else []
         precise = _in_float64(original, example)
         shaken = _shaken(precise, example, seed) if precise else None
         plan = list(_inputs(ports, example, seed))
-        checks, skipped = [], []
+        checks, skipped, tried = [], [], []
         for done, (values, inputs) in enumerate(plan):
             if progress is not None:
                 progress("verify", done, len(plan))
@@ -139,18 +154,25 @@ def verify(
                 continue
             truths = _answers(precise, inputs) if precise else peers
             moved = _answers(shaken, _rounded_anew(inputs, seed)) if shaken else truths
-            judgements = _compare(runtime, ports, inputs, peers, truths, moved, factor=factor, rtol=rtol, atol=atol)
+            judgements = _compare(
+                runtime, ports, inputs, peers, truths, moved, drawn, factor=factor, rtol=rtol, atol=atol
+            )
+            tried.append(inputs)
             checks.append(Check(values, tuple(tuple(x.shape) for x in inputs), judgements))
     if progress is not None:
         progress("verify", len(plan), len(plan))
-    verdict = Verdict(tuple(checks), tuple(skipped), "float64" if precise else "float32", bounds)
+    verdict = Verdict(tuple(checks), tuple(skipped), "float64" if precise else "float32", bounds, tuple(drawn))
     _require_unseen(verdict, ports, example)
-    if not any(judgement.finite for check in checks for judgement in check.judgements):
+    judged = [judgement for check in checks for judgement in check.judgements]
+    if judged and not any(judgement.finite for judgement in judged):
         spoilt = [name for name, t in model.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
         where = f"; {spoilt[0]} holds NaN or infinities" if spoilt else ""
         raise InputError(f"the model answers nothing but NaN and infinities, so there is nothing to compare{where}")
-    if not verdict.passed:
+    if verdict.word == "FAIL":
         failures = verdict.failures
+        frozen = _frozen(path, original, ports, verdict, tried)
+        if frozen is not None:
+            raise frozen
         raise ParityError(
             f"the file does not compute what the model computes: {len(failures)} of {len(checks)} checks failed; "
             f"first {failures[0].reason}",
@@ -166,6 +188,7 @@ def _compare(
     peers: Sequence[np.ndarray],
     truths: Sequence[np.ndarray],
     moved: Sequence[np.ndarray],
+    drawn: Collection[str] = (),
     **bounds: float | None,
 ) -> tuple[Judgement, ...]:
     feed = {port.name: x.numpy() for port, x in zip(ports, inputs)}
@@ -177,10 +200,70 @@ def _compare(
     if len(results) != len(peers):
         reason = f"the file has {len(results)} outputs, the model {len(peers)}"
         return (Judgement(False, float("inf"), 0.0, 0.0, 0.0, reason),)
-    return tuple(
-        judge(r, p, t, moved=m, sensitivity=SENSITIVITY, **bounds)  # type: ignore[arg-type]
-        for r, p, t, m in zip(results, peers, truths, moved)
+    judged = []
+    for port, r, p, t, m in zip(runtime.get_outputs(), results, peers, truths, moved):
+        if port.name not in drawn:
+            judged.append(judge(r, p, t, moved=m, sensitivity=SENSITIVITY, **bounds))  # type: ignore[arg-type]
+        elif (r.shape, r.dtype) != (p.shape, p.dtype):
+            reason = f"{port.name}, which is random, is {r.dtype} of shape {r.shape} instead of {p.dtype} of {p.shape}"
+            judged.append(Judgement(False, float("inf"), 0.0, 0.0, 0.0, reason))
+    return tuple(judged)
+
+
+def _frozen(
+    source: Source,
+    original: nn.Module,
+    ports: Sequence[ort.NodeArg],
+    verdict: Verdict,
+    tried: Sequence[tuple[Tensor, ...]],
+) -> FrozenAxisError | None:
+    """The error that names the module that froze an axis; None where the file is wrong at the traced lengths, too."""
+    traced = verdict.checks[0].shapes
+    if any(check.shapes == traced for check in verdict.failures):
+        return None
+    tallies: dict[tuple[int, int, str], dict[int, bool]] = {}
+    alone: list[int] = []
+    for number, check in enumerate(verdict.checks):
+        moved = {
+            dim: (position, axis, check.shapes[position][axis])
+            for position, port in enumerate(ports)
+            for axis, dim in _dynamic(port)
+            if check.shapes[position][axis] != traced[position][axis]
+        }
+        if len(moved) == 1:
+            [(dim, (position, axis, length))] = moved.items()
+            tally = tallies.setdefault((position, axis, dim), {})
+            tally[length] = tally.get(length, True) and check.passed
+            alone += [] if check.passed else [number]
+    failed = [number for number, check in enumerate(verdict.checks) if not check.passed]
+    witness = (alone or failed)[0]
+    seen = next((n for n, c in enumerate(verdict.checks) if c.shapes == traced and c.values == "normal"), 0)
+    content = source if isinstance(source, bytes) else model_path(source).read_bytes()
+    freezer = freezer_in(content, original, tried[seen], tried[witness])
+    if freezer is None:
+        return None
+    told, names = [], []
+    for (position, axis, dim), tally in tallies.items():
+        wrong = [length for length, passed in sorted(tally.items()) if not passed]
+        if wrong:
+            names.append(dim)
+            state = f"is frozen at {traced[position][axis]}"
+            if len(wrong) < len(tally):
+                state = f"is right at some lengths only (wrong at {', '.join(map(str, wrong))})"
+            told.append(f"axis {dim} of input {ports[position].name!r} {state}")
+    told = told or ["the file is right only where the dynamic axes do not change together"]
+    shapes = ", ".join("x".join(map(str, shape)) for shape in verdict.checks[witness].shapes)
+    left = " and ".join(names) or "one of them"
+    message = (
+        f"{' and '.join(told)} by {freezer}: at {shapes} {freezer.found}; {freezer.remedy}, or leave {left} out of the "
+        f"dynamic axes ({len(failed)} of {len(verdict.checks)} checks failed)"
     )
+    return FrozenAxisError(message, verdict, tuple(names), freezer.path, freezer.source)
+
+
+def _random_outputs(source: Source) -> list[str]:
+    model = ir.from_proto(onnx.load_from_string(source)) if isinstance(source, bytes) else ir.load(model_path(source))
+    return random_outputs(model)
 
 
 def _accepted(
@@ -362,4 +445,7 @@ def _require_unseen(verdict: Verdict, ports: Sequence[ort.NodeArg], example: Seq
         for axis, dim in _dynamic(port):
             if not any(check.shapes[position][axis] != x.shape[axis] for check in verdict.checks):
                 reason = verdict.skipped[0] if verdict.skipped else "no other length was tried"
-                raise InputError(f"axis {dim} of input {port.name!r} is dynamic in name only: {reason}")
+                raise InputError(
+                    f"axis {dim} of input {port.name!r} is dynamic in name only: {reason}; leave {dim} out of the "
+                    "dynamic axes, or pool to a fixed size before what fails"
+                )

@@ -53,8 +53,21 @@ def session(
         return ort.InferenceSession(source, options, providers=list(providers or ["CPUExecutionProvider"]))
     except Exception as error:
         name = "the model" if isinstance(path, bytes) else os.fspath(path)
-        reason = str(error).strip().splitlines()[0]
+        reason = _weights(str(error)) or str(error).strip().splitlines()[0]
         missing = re.search(r"Could not find an implementation for (\w+)", reason)
         if missing:
             reason = f"it has no {missing[1]} for this data type; export the model in float32, or add a provider"
         raise InputError(f"onnxruntime {ort.__version__} cannot load {name}: {reason}") from error
+
+
+def _weights(text: str) -> str:
+    """What is wrong with the file of weights beside a model, if that is what onnxruntime complains about."""
+    gone = re.search(
+        r'External data path does not exist: "?([^"\n]+)|cannot get file size: [^\[\n]*\[([^\]\n]+)\]', text
+    )
+    if gone:
+        name = os.path.basename(gone[1] or gone[2])
+        return f"its weights are in {name}, which is missing; keep both files in one folder, under their names"
+    if "External initializer" in text:
+        return "the file of its weights is shorter than it was; copy both files anew"
+    return ""

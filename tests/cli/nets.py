@@ -20,6 +20,24 @@ def talkative() -> nn.Module:
     return small()
 
 
+def foreign() -> nn.Module:
+    """A network with layers of the names and forms that other packages have."""
+
+    class GeM(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.p, self.eps = nn.Parameter(torch.tensor([3.0])), 1e-6
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.clamp(min=self.eps).pow(self.p).mean((2, 3)).pow(1 / self.p)
+
+    class RotAttentionPool2d(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), RotAttentionPool2d(), GeM())
+
+
 def stochastic() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), StochasticPool2d(2))
 
@@ -121,3 +139,7 @@ class Two(nn.Module):
 
     def forward(self, image: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
         return self.pool(image) + self.pool(depth).mean(1, keepdim=True)
+
+
+def wide() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), SoftPool2d(2))

@@ -52,7 +52,7 @@ BAD = {
     "TorchScript": (("nets.py:scripted", *SHAPE), "0 of nets.py:scripted is TorchScript"),
     "shapes not known yet": (("nets.py:lazy", *SHAPE), "0.weight, 0.bias of nets.py:lazy has no shape"),
     "half trained": (("nets.py:HalfTrained", *SHAPE), "1 (BatchNorm2d) of nets.py:HalfTrained stays in training mode"),
-    "random": (("nets.py:Noisy", *SHAPE), "draws random numbers"),
+    "random": (("nets.py:Noisy", *SHAPE), "draws rand_like of 1x3x16x16 at nets.py:"),
     "weights missing": ((*GOOD, "--weights", "okay.safetensors"), "did you mean ok.safetensors"),
     "weights are a folder": ((*GOOD, "--weights", "."), "there is no file of weights at ."),
     "weights of another kind": ((*GOOD, "--weights", "weights.h5"), "not known to hold weights"),
@@ -87,7 +87,7 @@ BAD = {
     "unknown axis": ((*GOOD, "--dynamic", "N,D"), "there is no axis 'D' in an input of 1x3x16x16 (N,C,H,W)"),
     "no axis": ((*GOOD, "--dynamic", ""), "there is no axis ''"),
     "axes without commas": ((*GOOD, "--dynamic", "NHW"), "there is no axis 'NHW'"),
-    "unsupported opset": ((*GOOD, "--opset", "9"), "opset 9 is not supported; choose one from 18 to 23"),
+    "unsupported opset": ((*GOOD, "--opset", "9"), "opset 9 is not supported; choose one from 17 to 28"),
     "opset in words": ((*GOOD, "--opset", "new"), "'new' is not a valid integer"),
     "unknown dtype": ((*GOOD, "--dtype", "int8"), "'int8' is not one of"),
 }

@@ -99,6 +99,42 @@ def test_a_model_without_functions_is_not_said_to_have_them(run: Run, tmp_path: 
     assert "form         plain: " in run("inspect", path).stdout
 
 
+def test_adopted_layers_are_listed_and_in_the_manifest(run: Run, tmp_path: Path):
+    words = ("export", "nets.py:foreign", "--input", "1x3x16x16", "--dynamic", "N", "--adopt")
+    path = tmp_path / "net"
+    result = run(*words, "--choice", "GeM=flat", "-o", path)
+    assert result.exit_code == 0, result.output
+    for line in (
+        "adopted       1  MaxPool2d is MaxPool2d: the largest cell of every window (same answers in float64",
+        "3  GeM is GeMPool2d: the generalized mean of every plane",
+        "kept          2  RotAttentionPool2d: it turns queries",
+    ):
+        assert line in result.stdout
+    assert json.loads((path / "manifest.json").read_text())["layers"] == {"1": "max", "3": "gem"}
+    # The file is that of the network as it was written, too.
+    assert run("verify", path, "nets.py:foreign").exit_code == 0
+    found = json.loads(run(*words, "--no-verify", "-o", tmp_path / "again", "--json").stdout)
+    assert [(record["path"], record["proven"]) for record in found["adopted"]] == [("1", True), ("3", True)]
+    assert [record["path"] for record in found["kept"]] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--choice", "GeM=flat"), "it needs --adopt"),
+        (("--adopt", "--choice", "GeM"), "'GeM' is not LAYER=MEANING"),
+        (("--adopt", "--choice", "GeM=wide"), "there is no choice 'wide'"),
+        (("--adopt", "--choice", "9=keep"), "no layer that may be replaced has that path"),
+        (("--adopt", "--choice", "GeM=keepdim"), "does not compute what our layer of that name does"),
+    ],
+)
+def test_choices_that_fit_nothing_are_refused(run: Run, tmp_path: Path, words: tuple[str, ...], told: str):
+    result = run("export", "nets.py:foreign", "--input", "1x3x16x16", *words, "-o", tmp_path / "net")
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_verification_the_file_says_so(run: Run, tmp_path: Path):
     result = run("export", "nets:model", "--input", "1x3x16x16", "--no-verify", "-o", tmp_path / "net")
     assert "UNVERIFIED" in result.stdout
@@ -142,7 +178,7 @@ def test_a_file_that_computes_something_else_is_not_written(run: Run, tmp_path: 
 
     from poolexport.pipeline import optimise
 
-    def spoil(model: ir.Model) -> ir.Model:
+    def spoil(model: ir.Model, **_: object) -> ir.Model:
         bias = model.graph.initializers["0.bias"]
         assert bias.const_value is not None
         bias.const_value = ir.tensor(bias.const_value.numpy() + 0.01, name="0.bias")

@@ -84,13 +84,9 @@ def test_answer_that_depends_on_earlier_calls_is_told_from_randomness():
     assert model[1].inner.calls == 0
 
 
-def test_compiled_and_oversized_models_are_refused():
+def test_compiled_models_are_refused():
     with pytest.raises(InputError, match="compiled TorchScript"):
         prepare(torch.jit.trace(nn.ReLU().eval(), IMAGE), IMAGE)
-    huge = nn.Linear(1, 1, device="meta").eval()
-    huge.weight = nn.Parameter(torch.empty(2**15, 2**15, device="meta"))
-    with pytest.raises(InputError, match=r"the weights take 4\.0 GiB"):
-        prepare(huge, IMAGE)
 
 
 def test_error_shows_the_shape_that_was_given():
@@ -133,7 +129,7 @@ def test_failing_module_is_named(shape, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"opset": 7}, "opset 7 is not supported; choose one from 18 to 23"),
+        ({"opset": 7}, "opset 7 is not supported; choose one from 17 to 28"),
         ({"dynamic_shapes": {"y": {0: "N"}}}, r"unknown inputs \['y'\]; the inputs are \['input'\]"),
         ({"dynamic_shapes": {7: "N"}}, "there is no axis 7"),
         ({"dynamic_shapes": [{0: "N"}, {0: "N"}]}, "2 entries for 1 inputs"),

@@ -1,0 +1,158 @@
+"""A file with functions, rewritten in standard operators only, and compared with what it was."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from onnx_ir.passes.common import InlinePass, NameFixPass, RemoveUnusedOpsetsPass
+
+from poolexport import stress
+from poolexport.bundle import METADATA_KEY, SAMPLE, WEIGHTS_KEY, Manifest
+from poolexport.errors import ExportError, InputError
+from poolexport.graph import weight_files
+from poolexport.pipeline._ports import settle_ports
+from poolexport.pipeline.package import require_free, write
+from poolexport.pipeline.weights import draft, outside
+from poolexport.runtime import session
+from poolexport.tolerance import judge
+
+STANDARD = ("", "ai.onnx")
+#: By how much dynamic axes differ from the traced lengths.
+STEPS = (0, 1, 3)
+#: Length of an axis of which nothing is known.
+LENGTH = 6
+NUMPY = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+
+@dataclass(frozen=True)
+class Inlined:
+    """A rewritten file.
+
+    Args:
+        path: of the .onnx file.
+        functions: names of the functions that are no more, each with its domain.
+        compared: number of inputs on which both files gave the same answer; 0 where none could be made up.
+    """
+
+    path: Path
+    functions: tuple[str, ...]
+    compared: int
+
+
+def inline(source: Path, model: ir.Model, manifest: Manifest | None, target: Path, *, force: bool = False) -> Inlined:
+    """Write ``model``, which was read from ``source``, to ``target`` in standard operators only.
+
+    Raises:
+        InputError: an operator has no body in the file, or the target does not suit the source.
+        ExportError: the rewritten file gives another answer.
+        OutputError: the target is taken or cannot be written.
+    """
+    folder = target.suffix != ".onnx"
+    if folder and not source.is_dir():
+        raise InputError(f"{source} is a single file, so the target must be one, too: let {target} end in .onnx")
+    if folder and manifest is None:
+        raise InputError(f"{source} has no manifest to go into a folder; let {target} end in .onnx")
+    require_free(target, force=force)
+    functions = tuple(f"{f.domain}::{f.name}" for f in model.functions.values())
+    external = bool(weight_files(model))
+    plain = _inlined(model)
+    if manifest is not None and manifest.form == "function":
+        manifest = replace(manifest, form="inlined")
+    if external and outside(plain, True):
+        with draft(plain, target) as file:
+            compared = _compare(session(source), session(file), manifest)
+    else:
+        content = ir.to_proto(_loaded(plain)).SerializeToString()
+        compared = _compare(session(source), session(content), manifest)
+    if manifest is None:
+        plain.metadata_props.pop(METADATA_KEY, None)
+    plain.metadata_props.pop(WEIGHTS_KEY, None)
+
+    def sample(file: Path) -> None:
+        shutil.copyfile(source / SAMPLE, file.with_name(SAMPLE))
+
+    path = write(plain, manifest, target, sample=sample, external_data=external or "auto", force=force)
+    return Inlined(path, functions, compared)
+
+
+def _inlined(model: ir.Model) -> ir.Model:
+    names = [[value.name or "" for value in ports] for ports in (model.graph.inputs, model.graph.outputs)]
+    for function in model.functions.values():
+        for domain, version in function.opset_imports.items():
+            if model.opset_imports.get(domain, version) != version:
+                raise InputError(
+                    f"the function {function.domain}::{function.name} is written in opset {version} of "
+                    f"{domain or 'ai.onnx'} and the graph in {model.opset_imports[domain]}; they cannot be joined"
+                )
+    try:
+        InlinePass()(model)
+        RemoveUnusedOpsetsPass()(model)
+        NameFixPass()(model)
+    except Exception as error:
+        raise InputError(f"its functions cannot be inlined: {str(error).strip().splitlines()[0]}") from error
+    settle_ports(model, *names)
+    left = {f"{node.domain}::{node.op_type}" for node in model.graph.all_nodes() if node.domain not in STANDARD}
+    if left:
+        raise InputError(
+            f"{', '.join(sorted(left))} has no body in the file, so there is nothing to write in its place"
+        )
+    return model
+
+
+def _loaded(model: ir.Model) -> ir.Model:
+    return ir.external_data.load_to_model(model)
+
+
+def _compare(before: ort.InferenceSession, after: ort.InferenceSession, manifest: Manifest | None) -> int:
+    """On how many inputs both give the same answer.
+
+    Raises:
+        ExportError: they do not.
+    """
+    compared = 0
+    for feed in _feeds(before.get_inputs(), manifest):
+        try:
+            expected = before.run(None, feed)
+        except Exception:
+            continue
+        answers = after.run(None, feed)
+        for port, answer, truth in zip(before.get_outputs(), answers, expected, strict=True):
+            judgement = judge(answer, truth, truth)
+            if not judgement.passed:
+                raise ExportError(f"inlined, output {port.name!r} is another: {judgement.reason}; nothing was written")
+        compared += 1
+    return compared
+
+
+def _feeds(ports: Sequence[ort.NodeArg], manifest: Manifest | None) -> Iterator[dict[str, np.ndarray]]:
+    known = manifest.example_shapes if manifest is not None else tuple(None for _ in ports)
+    if not all(port.type in NUMPY for port in ports):
+        return
+    for step, regime in itertools.product(STEPS, ("normal", "ties", "sparse")):
+        feed = {}
+        for seed, (port, example) in enumerate(zip(ports, known)):
+            shape = tuple(
+                dim if isinstance(dim, int) else step + (example[axis] if example else LENGTH)
+                for axis, dim in enumerate(port.shape)
+            )
+            dtype = np.dtype(NUMPY[port.type])
+            floating = dtype if np.issubdtype(dtype, np.floating) else np.dtype(np.float32)
+            feed[port.name] = stress.draw(regime, shape, floating, seed).astype(dtype)
+        yield feed
+        if all(isinstance(dim, int) for port in ports for dim in port.shape) and step:
+            return
