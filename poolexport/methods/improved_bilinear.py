@@ -15,12 +15,12 @@ import math
 from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from poolexport.method import Case, Limit, Method, Paper
 from poolexport.methods._layers import COMPUTE_TYPES, Layer, computed, require_choice, require_positive
+from poolexport.methods._signed_root import normalised, shifted_root
 from poolexport.reference import Floats
 from poolexport_ops import require_rank
 from poolexport_ops.matrix_sqrt import matrix_sqrt
@@ -82,22 +82,14 @@ class ImprovedBilinearPool2d(Layer):
         moments = second_moment(channels, centered=0, divisor="count")
         y = matrix_sqrt(moments, iterations=self.iterations, norm="frobenius").flatten(1)
         if self.signed_sqrt:
-            # The difference of both roots, of which one is sqrt(eps), without the digits that it would cancel.
-            eps = y.new_tensor(self.eps)
-            y = y / ((y.abs() + eps).sqrt() + eps.sqrt())
-        return (_normalized(y) if self.l2norm else y).to(x.dtype)
+            y = shifted_root(y, self.eps, "difference")
+        return normalised(y, "floor" if self.l2norm else "none", 1e-12).to(x.dtype)
 
     def extra_repr(self) -> str:
         return (
             f"iterations={self.iterations}, signed_sqrt={self.signed_sqrt}, eps={self.eps}, l2norm={self.l2norm}, "
             f"compute_dtype={self.compute_dtype!r}"
         )
-
-
-def _normalized(y: Tensor) -> Tensor:
-    square = y.square().sum(1, keepdim=True)
-    norm = torch.where(square == 0, 1.0, square).sqrt()
-    return y / torch.maximum(norm, y.new_tensor(1e-12))
 
 
 def reference(

@@ -52,7 +52,7 @@ BAD = {
     "TorchScript": (("nets.py:scripted", *SHAPE), "0 of nets.py:scripted is TorchScript"),
     "shapes not known yet": (("nets.py:lazy", *SHAPE), "0.weight, 0.bias of nets.py:lazy has no shape"),
     "half trained": (("nets.py:HalfTrained", *SHAPE), "1 (BatchNorm2d) of nets.py:HalfTrained stays in training mode"),
-    "random": (("nets.py:Noisy", *SHAPE), "draws rand_like of 1x3x16x16 at nets.py:"),
+    "random": (("nets.py:Noisy", *SHAPE), "draws rand_like of 1x3x16x16 at nets.py:132"),
     "weights missing": ((*GOOD, "--weights", "okay.safetensors"), "did you mean ok.safetensors"),
     "weights are a folder": ((*GOOD, "--weights", "."), "there is no file of weights at ."),
     "weights of another kind": ((*GOOD, "--weights", "weights.h5"), "not known to hold weights"),
