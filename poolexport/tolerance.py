@@ -7,6 +7,7 @@ keeps that bound from being 0 where torch happens to be exact.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,7 @@ def judge(
     truth: np.ndarray,
     *,
     moved: np.ndarray | None = None,
+    others: Sequence[np.ndarray] = (),
     sensitivity: float = 0.0,
     factor: float = FACTOR,
     rtol: float | None = None,
@@ -62,8 +64,9 @@ def judge(
     Maps of NaN, +inf and -inf must be those of the truth or, element by element, those of the peer. Integers must be
     equal to those of the truth or the peer. ``moved`` is the truth for inputs and weights that are rounded differently:
     where it differs from the truth, rounding is magnified, and the bound grows with it; where it has another shape it
-    says nothing. User-set ``rtol`` and ``atol``
-    replace the derived bound by ``atol + rtol * scale``.
+    says nothing. ``others`` are answers that the peer might have given as well, rounding otherwise at every step: its
+    error is then the largest of all of these, and a value may be NaN or infinite where it is that in one of them.
+    Integers they do not excuse. User-set ``rtol`` and ``atol`` replace the derived bound by ``atol + rtol * scale``.
     """
     if result.shape != peer.shape:
         return _failed(f"shape {result.shape} instead of {peer.shape}")
@@ -76,16 +79,15 @@ def judge(
 
     truth = truth.astype(np.float64)
     kinds = _kind(result)
-    stray = (kinds != _kind(truth)) & (kinds != _kind(peer))
+    peers = [peer, *(other for other in others if other.shape == peer.shape)]
+    stray = kinds != _kind(truth)
+    for other in peers:
+        stray &= kinds != _kind(other)
     finite = np.isfinite(result) & np.isfinite(truth)
     scale = _largest(truth[np.isfinite(truth)])
     error = _largest(result[finite].astype(np.float64) - truth[finite])
-    shift = 0.0
-    if moved is not None and moved.shape == truth.shape:
-        both = np.isfinite(moved) & np.isfinite(truth)
-        shift = _largest(moved[both] - truth[both])
-    comparable = np.isfinite(peer) & np.isfinite(truth)
-    peer_error = _largest(peer[comparable].astype(np.float64) - truth[comparable])
+    shift = _distance(moved, truth) if moved is not None and moved.shape == truth.shape else 0.0
+    peer_error = max(_distance(other, truth) for other in peers)
     if rtol is None and atol is None:
         bound = factor * peer_error + sensitivity * shift + FLOOR_ULPS[peer.dtype.name] * _rounding(peer.dtype, scale)
     else:
@@ -110,6 +112,12 @@ def _failed(reason: str) -> Judgement:
 def _kind(x: np.ndarray) -> np.ndarray:
     """0 for finite values, 1 for +inf, -1 for -inf, 2 for NaN."""
     return np.where(np.isnan(x), 2, np.where(np.isinf(x), np.sign(x), 0)).astype(np.int8)
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest distance of numbers that are finite in both."""
+    both = np.isfinite(a) & np.isfinite(b)
+    return _largest(a[both].astype(np.float64) - b[both])
 
 
 def _largest(x: np.ndarray) -> float:

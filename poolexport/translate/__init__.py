@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from poolexport.translate import adaptive, average, fractional, linalg, max, regions, rounding, scatter, unpool
+from poolexport.translate import adaptive, average, fractional, linalg, max, regions, rounding, sampling, scatter, unpool
 from poolexport.translate._original import original, symbolic_entries
 from poolexport.translate._tracing import tracing
 from poolexport.translate._writing import counter, entry
 
 __all__ = ["tracing", "translation_table"]
 
-FAMILIES = (max, average, adaptive, fractional, unpool, scatter, linalg, regions)
+FAMILIES = (max, average, adaptive, fractional, unpool, scatter, linalg, regions, sampling)
 
 Table = dict[Callable[..., Any], Callable[..., Any]]
 
