@@ -2,61 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import os
 import random
 import sys
-import sysconfig
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from torch import nn
 
 from poolexport.pipeline import _run
+from poolexport.source import is_users, place
 
-#: Packages that carry out what the user's code asks for.
-CARRIERS = tuple(
-    str(folder) + os.sep
-    for name in ("torch", "numpy", "sympy", "mpmath", "onnx_ir", "onnxscript", "poolexport", "poolexport_ops")
-    if (spec := importlib.util.find_spec(name)) is not None and spec.origin
-    for folder in {Path(spec.origin).parent, Path(spec.origin).resolve().parent}
-)
-STANDARD = tuple(
-    str(folder) + os.sep
-    for folder in {Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("stdlib")).resolve()}
-)
-#: Names of files that are none: code made from strings.
-WRITTEN = ("<string>", "<frozen ", "<__array", "<eval_with_key>")
-INSTALLED = ("site-packages", "dist-packages")
 #: What asks the operating system for random bits; seeds that nobody gives come from there.
 ASKING = (random.SystemRandom.random.__code__, random.SystemRandom.getrandbits.__code__)
 #: What a model is called from: frames further out are no part of it.
 BORDERS = (_run.run.__code__, _run.trace.__code__)
 
 
-@cache
-def is_users(file: str) -> bool:
-    """Whether a file is neither of torch, numpy or poolexport nor of Python itself, nor code that one of them wrote."""
-    if file.startswith(CARRIERS) or file.startswith(WRITTEN):
-        return False
-    return not file.startswith(STANDARD) or any(f"{os.sep}{name}{os.sep}" in file for name in INSTALLED)
-
-
 def line_of(frame: FrameType) -> str:
     """``file:line`` of a frame, the file relative to the current folder where it is below it."""
     return place(frame.f_code.co_filename, frame.f_lineno)
-
-
-def place(file: str, line: int) -> str:
-    """``file:line``, the file relative to the current folder where it is below it."""
-    path = Path(file)
-    if path.is_absolute() and path.is_relative_to(Path.cwd()):
-        path = path.relative_to(Path.cwd())
-    return f"{path}:{line}"
 
 
 def calling_line() -> str:

@@ -48,7 +48,7 @@ def export(prepared: Prepared) -> ir.Model:
                 output_names=prepared.output_names,
                 opset_version=opset,
                 dynamo=True,
-                custom_translation_table=translation_table(functions=True),
+                custom_translation_table=translation_table(functions=True, keep_randomness=True),
                 optimize=False,
                 verbose=False,
             )

@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
@@ -156,11 +157,12 @@ def verify(
             truths = _answers(precise, inputs) if precise else peers
             moved = _answers(shaken, _rounded_anew(inputs, seed)) if shaken else truths
             results = _results(runtime, ports, inputs)
-            bounds_of = {"factor": factor, "rtol": rtol, "atol": atol}
-            judgements = _compare(runtime, results, peers, truths, moved, drawn, **bounds_of)
+            compare = partial(
+                _compare, runtime, results, peers, truths, moved, drawn, factor=factor, rtol=rtol, atol=atol
+            )
+            judgements = compare()
             if precise and not wrong and not all(judgement.passed for judgement in judgements):
-                others = rounded_otherwise(original, inputs, seed)
-                judgements = _compare(runtime, results, peers, truths, moved, drawn, others, **bounds_of)
+                judgements = compare(others=rounded_otherwise(original, inputs, seed))
                 # A file that is wrong beyond doubt need not be examined so again.
                 wrong = not all(judgement.passed for judgement in judgements)
             tried.append(inputs)

@@ -13,27 +13,57 @@ from typing import Any
 
 import torch
 
-from poolexport.translate import adaptive, average, fractional, linalg, max, regions, rounding, sampling, scatter, unpool
+from poolexport.errors import InputError
+from poolexport.translate import (
+    adaptive,
+    average,
+    fractional,
+    linalg,
+    max,
+    randomness,
+    regions,
+    rounding,
+    sampling,
+    scatter,
+    unpool,
+)
 from poolexport.translate._original import original, symbolic_entries
 from poolexport.translate._tracing import tracing
 from poolexport.translate._writing import counter, entry
 
 __all__ = ["tracing", "translation_table"]
 
-FAMILIES = (max, average, adaptive, fractional, unpool, scatter, linalg, regions, sampling)
+FAMILIES = (max, average, adaptive, fractional, unpool, scatter, linalg, regions, sampling, randomness)
+
+#: Versions that torch's exporter writes.
+OPSETS = range(18, 24)
 
 Table = dict[Callable[..., Any], Callable[..., Any]]
 
 
-def translation_table(*, functions: bool = False) -> Table:
+def translation_table(
+    *, opset: int | None = None, seed: int | None = None, keep_randomness: bool = False, functions: bool = False
+) -> Table:
     """What torch's pooling becomes in ONNX: right at any size, in every version of onnxruntime from 1.20 on.
 
     For ``torch.onnx.export(..., dynamo=True, custom_translation_table=translation_table())``; ``poolexport.export``
-    uses it by itself. With it plain ``torch.onnx.export`` also takes the layers of ``poolexport.nn``.
+    uses it by itself. With it plain ``torch.onnx.export`` also takes the layers of ``poolexport.nn``, and refuses a
+    model that draws random numbers, or is in training mode, instead of writing a file that answers differently at
+    every run. Two things are past before a table is asked, so that it cannot see them: numbers drawn by Python or
+    numpy, which a trace holds as constants, and sizes that torch reads as numbers; ``tracing`` is for the latter.
 
     Args:
+        opset: the version that ``opset_version`` asks torch's exporter for, 18 to 23. The table is the same for all,
+            as torch converts what it writes; where this is given, operators that no onnxruntime can run in that
+            version are refused.
+        seed: fixes the regions of fractional max pooling without samples, one for every channel; without a seed it is
+            refused. With an ``output_ratio`` and dynamic sizes the seed has to be given to ``tracing`` as well.
+        keep_randomness: let the file draw, and leave layers in training mode as they are.
         functions: leave ``poolexport::`` nodes without bodies, for an exporter that attaches them; False writes
             standard operators only.
+
+    Raises:
+        InputError: torch's exporter does not write that opset, or the seed is none.
 
     Returns:
         A new table, from aten operators to the functions that write them.
@@ -50,17 +80,26 @@ def translation_table(*, functions: bool = False) -> Table:
         ...     custom_translation_table=translation_table(),
         ... )
     """
+    if opset is not None and opset not in OPSETS:
+        raise InputError(
+            f"torch.onnx.export writes opsets {OPSETS.start} to {OPSETS.stop - 1}, not {opset}; poolexport.export "
+            "writes 17 to 28"
+        )
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+        raise InputError(f"seed must be a whole number of at least 0, got {seed!r}")
     names = counter()
     table: Table = {}
     for family in FAMILIES:
         for name, write in family.entries().items():
             overload = _overload(name)
             if overload is not None:
-                table[overload] = entry(overload, write, functions, names)
+                table[overload] = entry(overload, write, functions, names, opset)
     for name, write in scatter.accumulating().items():
         overload = _overload(name)
-        table[overload] = _where_accumulating(overload, entry(overload, write, functions, names))
+        table[overload] = _where_accumulating(overload, entry(overload, write, functions, names, opset))
     table |= rounding.entries()
+    if not keep_randomness:
+        table |= randomness.refusals(seed)
     if not functions:
         table |= symbolic_entries(names)
     return table

@@ -11,6 +11,7 @@ import torch
 from onnxscript import evaluator
 
 from poolexport.errors import ExportError
+from poolexport.runtime.traps import LOADS, missing
 from poolexport_ops import DOMAIN, VERSION, Operator
 from poolexport_ops._body import Body
 
@@ -79,18 +80,58 @@ class Writer:
 Write = Callable[..., Any]
 
 
-def entry(overload: Any, write: Write, functions: bool, names: Iterator[int]) -> Callable[..., Any]:
-    """What torch's exporter calls for an aten operator: ``write(writer, **arguments)``, defaults filled in."""
-    arguments = overload._schema.arguments
+def entry(
+    overload: Any, write: Write, functions: bool, names: Iterator[int], opset: int | None = None
+) -> Callable[..., Any]:
+    """What torch's exporter calls for an aten operator: ``write(writer, **arguments)``, defaults filled in.
+
+    Args:
+        overload: the operator.
+        write: writes it.
+        functions: as for ``Writer``.
+        names: number the calls.
+        opset: that the finished graph will have, where it is known; a node that no onnxruntime has a kernel for in
+            that opset is refused.
+    """
 
     def translate(*args: Any, **kwargs: Any) -> Any:
-        values = {a.name: _own(a.default_value) for a in arguments if a.has_default_value()}
-        values |= dict(zip((a.name for a in arguments), args)) | kwargs
-        first = next(iter(values[a.name] for a in arguments if isinstance(values.get(a.name), ir.Value)))
-        return write(Writer(first.dtype, functions, f"pooling{next(names)}_"), **values)
+        values = arguments(overload, args, kwargs)
+        first: Any = next(value for value in values.values() if isinstance(value, ir.Value))
+        writer = Writer(first.dtype, functions, f"pooling{next(names)}_")
+        before = len(writer.op.nodes)
+        result = write(writer, **values)
+        if opset is not None:
+            _require_kernels(writer.op.nodes[before:], opset)
+        return result
 
-    translate.__name__ = overload.name().replace("::", "_").replace(".", "_")
+    translate.__name__ = name_of(overload)
     return translate
+
+
+def arguments(overload: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by their names, in the order of the schema, defaults filled in."""
+    known = overload._schema.arguments
+    values = {a.name: _own(a.default_value) for a in known if a.has_default_value()}
+    values |= {**dict(zip((a.name for a in known), args)), **kwargs}
+    return {a.name: values[a.name] for a in known if a.name in values} | values
+
+
+def name_of(overload: Any) -> str:
+    """A name for the function that translates an operator."""
+    name: str = overload.name()
+    return name.replace("::", "_").replace(".", "_")
+
+
+def _require_kernels(nodes: Sequence[ir.Node], opset: int) -> None:
+    """Refuse a node that every onnxruntime which loads the opset lacks a kernel for."""
+    releases = [release for release, (newest, _) in LOADS.items() if opset <= newest]
+    for node in nodes:
+        dtype = next((value.dtype.name for value in node.inputs if value is not None and value.dtype is not None), "")
+        if node.domain in ("", "ai.onnx") and all(missing(r, opset, node.op_type, dtype) for r in releases):
+            raise ExportError(
+                f"no onnxruntime has a kernel of {node.op_type} for {dtype.lower()} in opset {opset}; export in "
+                "float32, or choose another opset"
+            )
 
 
 def _own(default: Any) -> Any:

@@ -15,7 +15,7 @@ from poolexport.errors import RandomnessError
 from poolexport.translate._writing import Write, Writer, fixed
 from poolexport_ops.fractional_max_pool_with_indices import fractional_max_pool_with_indices
 
-ADVICE = "give _random_samples, or a seed"
+REFUSAL = "a fractional max pooling draws its regions anew in every run; give _random_samples, or a seed"
 
 
 def entries() -> dict[str, Write]:
@@ -28,6 +28,11 @@ def rules(seed: int | None) -> dict[Any, Any]:
         table[getattr(F, f"fractional_max_pool{rank}d_with_indices")] = partial(_with_indices, rank, seed)
         table[getattr(F, f"fractional_max_pool{rank}d")] = partial(_values, rank, seed)
     return table
+
+
+def draw(seed: int, channels: int, rank: int) -> np.ndarray:
+    """One sample per channel and axis, (1, C, rank)."""
+    return np.random.default_rng(seed).random((1, channels, rank), np.float32)
 
 
 def _options(rank: int, kernel: Any, size: list[int], ratio: list[str], precision: str) -> dict[str, Any]:
@@ -46,9 +51,6 @@ def _options(rank: int, kernel: Any, size: list[int], ratio: list[str], precisio
 def _pool(
     rank: int, writer: Writer, self: ir.Value, kernel_size: list[Any], output_size: list[Any], random_samples: ir.Value
 ) -> Any:
-    producer = random_samples.producer()
-    if producer is not None and "Random" in producer.op_type:
-        raise RandomnessError(f"a fractional max pooling draws its regions anew in every run; {ADVICE}")
     kernel = fixed(kernel_size, "the kernel of a fractional pooling", rank)
     size = fixed(output_size, "the output size of a fractional pooling", rank)
     precision = "float64" if random_samples.dtype == ir.DataType.DOUBLE else "float32"
@@ -75,10 +77,13 @@ def _with_indices(
         return NotImplemented
     if drawn:
         channels = x.shape[-rank - 1]
-        shape = (1, 1 if isinstance(channels, SymInt) else channels, rank)
-        _random_samples = torch.from_numpy(np.random.default_rng(seed).random(shape, np.float32))
+        known = 1 if isinstance(channels, SymInt) else channels
+        _random_samples = torch.from_numpy(draw(seed, known, rank))  # type: ignore[arg-type]
     if _random_samples is None:
-        raise RandomnessError(f"a fractional max pooling draws its regions anew in every run; {ADVICE}")
+        if output_size is not None:
+            # The table's turn, which may know a seed.
+            return NotImplemented
+        raise RandomnessError(REFUSAL)
     sizes, ratios = _per_axis(output_size, rank), _per_axis(output_ratio, rank)
     precision = "float64" if _random_samples.dtype == torch.float64 else "float32"
     given = [0] * rank if output_size is None else [int(n) for n in sizes]

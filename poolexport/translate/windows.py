@@ -38,7 +38,9 @@ def _per_axis(value: Any, rank: int) -> list[Any]:
 def _whole(x: Tensor, window: ComputedWindow) -> list[int]:
     """The axes that a window spans from end to end."""
     sizes = zip(window.kernel, window.padding, range(-window.rank, 0))
-    return [axis for size, pad, axis in sizes if isinstance(size, SymInt) and str(size) == str(x.shape[axis]) and not pad]
+    return [
+        axis for size, pad, axis in sizes if isinstance(size, SymInt) and str(size) == str(x.shape[axis]) and not pad
+    ]
 
 
 def _window(kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, rank: int) -> ComputedWindow:
@@ -79,7 +81,8 @@ def _average(
         return window.average(x, count_include_pad, divisor_override)
     divisor = {} if divisor_override is None else {"divisor_override": divisor_override}
     pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[rank - 1]
-    return pool(x, window.kernel, window.stride, window.padding, ceil_mode, count_include_pad, **divisor)
+    sizes = (list(part) for part in (window.kernel, window.stride, window.padding))
+    return pool(x, *sizes, ceil_mode, count_include_pad, **divisor)
 
 
 def _powers(
@@ -118,7 +121,8 @@ def _largest(
         window = _without(window, whole)
     if window.computed:
         return window.largest(x)
-    kernel, steps, pads, gaps = window.kernel, window.stride, window.padding, window.dilation
+    parts = (window.kernel, window.stride, window.padding, window.dilation)
+    kernel, steps, pads, gaps = (list(part) for part in parts)
     if rank == 1:
         wide = F.max_pool2d(x.unsqueeze(-2), [1, *kernel], [1, *steps], [0, *pads], [1, *gaps], ceil_mode)
         return wide.squeeze(-2)
