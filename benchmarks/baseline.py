@@ -6,7 +6,8 @@
 Every file is run at the traced size and, along its dynamic axes, at a second one: batch 5, and two cells more along
 every other axis. WRONG is an answer that is farther from torch's than 1e-4 times the larger of 1 and its magnitude, and
 also four times farther from torch in float64 than torch is itself; "random" differs from run to run; NO is an error;
-REFUSED is a refusal of a model that has no one answer, with the reason.
+REFUSED is a refusal of a model that has no one answer or decides by values, with the reason. A file that always
+answers the same where the model draws is WRONG, too.
 """
 
 from __future__ import annotations
@@ -34,13 +35,17 @@ from torch import Tensor, nn
 
 import poolexport
 from methods import machine
-from poolexport.errors import ModeError, PoolExportError, RandomnessError
+from poolexport.errors import PoolExportError, RandomnessError, ValueDependentError
 from poolexport.pipeline._state import random_states_kept, tensors_of
 from poolexport.translate import tracing, translation_table
 
 RESULTS = Path(__file__).parent / "results" / "baseline.json"
 BOUND, SLACK = 1e-4, 4.0
+#: Characters of a reason that are kept.
+LONGEST = 300
 MODES = ("static", "N", "H,W", "N,H,W")
+#: What a model is refused for that has no one answer, or decides by values: a graph holds one answer and no decisions.
+REFUSALS = (RandomnessError, ValueDependentError)
 COLUMNS = ("torch", "torch + table", "poolexport")
 
 
@@ -80,6 +85,10 @@ def judge(content: bytes, model: nn.Module, case: cases.Case, axes: Mapping[int,
             return {"word": "random", "why": "two runs on one input differ"}
         with torch.no_grad(), random_states_kept(2):
             expected = [t.numpy() for t in tensors_of(model(x, *others))]
+        with torch.no_grad(), random_states_kept(3):
+            anew = [t.numpy() for t in tensors_of(model(x, *others))]
+        if any(not np.array_equal(a, b, equal_nan=True) for a, b in zip(expected, anew)):
+            return {"word": "WRONG", "why": "the model draws, and the file answers always the same"}
         truth = precise(model, (x, *others))
         for i, (got, want) in enumerate(zip(first, expected)):
             if got.shape != want.shape:
@@ -121,11 +130,12 @@ def magnitude(x: np.ndarray) -> float:
 
 def first_line(error: BaseException) -> str:
     """The line of torch's long reports that says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = str(error).replace(f"{Path(__file__).resolve().parents[1]}/", "")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     for line in lines:
         if line.startswith("<class"):
-            return line[:200]
-    return (lines[0] if lines else type(error).__name__)[:200]
+            return line[:LONGEST]
+    return (lines[0] if lines else type(error).__name__)[:LONGEST]
 
 
 def by_torch(model: nn.Module, case: cases.Case, axes: Mapping[int, str], table: bool, traced: bool) -> dict[str, Any]:
@@ -147,7 +157,7 @@ def by_torch(model: nn.Module, case: cases.Case, axes: Mapping[int, str], table:
         content = program.model_proto.SerializeToString()
     except Exception as error:
         ours = next((e for e in chain(error) if isinstance(e, PoolExportError)), None)
-        word = "REFUSED" if isinstance(ours, RandomnessError) else "NO"
+        word = "REFUSED" if isinstance(ours, REFUSALS) else "NO"
         return {"word": word, "why": first_line(ours or error)}
     return judge(content, model, case, axes)
 
@@ -174,8 +184,8 @@ def by_us(model: nn.Module, case: cases.Case, axes: Mapping[int, str]) -> dict[s
     with tempfile.TemporaryDirectory() as folder:
         try:
             bundle = poolexport.export(model, inputs, f"{folder}/net.onnx", dynamic_shapes=shapes)
-        except (ModeError, RandomnessError) as error:
-            return {"word": "REFUSED", "why": str(error)}
+        except REFUSALS as error:
+            return {"word": "REFUSED", "why": first_line(error)}
         except Exception as error:
             return {"word": "NO", "why": f"{type(error).__name__}: {first_line(error)}"}
         return judge(bundle.model.read_bytes(), model, case, axes)

@@ -7,6 +7,7 @@
     │   ├── OutputError       the target cannot be written
     │   └── MissingExtraError an optional package is not installed
     ├── ExportError           torch could not turn the model into a graph       (exit code 2)
+    │   └── ValueDependentError  the model decides by the values of a tensor
     └── ParityError           the file does not compute what the model computes (exit code 1)
         └── FrozenAxisError   ... at lengths of a dynamic axis other than the traced one
 
@@ -57,6 +58,10 @@ class MissingExtraError(InputError):
 
 class ExportError(PoolExportError):
     """torch could not turn the model into a graph."""
+
+
+class ValueDependentError(ExportError):
+    """The model decides by the values of a tensor, of which a graph holds one decision only."""
 
 
 class ParityError(PoolExportError):

@@ -23,7 +23,7 @@ from poolexport.pipeline._state import random_states_kept
 from poolexport.pipeline.frozen import freezers
 from poolexport.pipeline.prepare import Prepared, written
 from poolexport.pipeline.randomness import kept
-from poolexport.translate import tracing, translation_table
+from poolexport.translate import decision_by_values, tracing, translation_table
 
 #: A bound this large is none: the tracer uses it for lengths in general.
 UNBOUNDED = 2**31 - 1
@@ -34,11 +34,12 @@ def export(prepared: Prepared) -> ir.Model:
 
     Raises:
         ExportError: torch cannot export the model, or an axis cannot be dynamic.
+        ValueDependentError: the model decides by the values of a tensor.
         RandomnessError: the graph holds a random operator that no policy keeps.
     """
     shapes = _dynamic_shapes(prepared)
     opset = written(prepared.opset)
-    with _quiet(), random_states_kept(), torch.no_grad(), tracing():
+    with _quiet(), random_states_kept(), torch.no_grad(), tracing(keep_randomness=True):
         try:
             program = torch.onnx.export(
                 prepared.model,
@@ -59,7 +60,8 @@ def export(prepared: Prepared) -> ir.Model:
             refused = next((cause for cause in causes if isinstance(cause, InputError)), None)
             if refused is not None:
                 raise refused from None
-            raise ExportError(_explain(error, prepared, shapes)) from error
+            decision = decision_by_values(error, _module_of(causes, prepared.model) or "the model itself")
+            raise decision or ExportError(_explain(error, prepared, shapes)) from error
     assert program is not None
     model = program.model
     found = model.opset_imports.get("", 0)
@@ -171,14 +173,6 @@ def _explain(error: Exception, prepared: Prepared, shapes: tuple[Any, ...]) -> s
         return (
             f"axis {label} (number {axis}) of input {name!r} cannot be dynamic: {who} at its length of {length}; "
             f"{remedy}, or leave {label} out of the dynamic axes"
-        )
-    branch = re.search(r"Could not (?:guard on|extract) [^(\n]*", text)
-    if branch:
-        place = re.search(r"Caused by: \(?([^)\n]+)", text)
-        return (
-            "the model decides by the values of a tensor, which a graph cannot follow"
-            + (f": {place[1].strip()}" if place else "")
-            + "; use torch.where, or decide by shapes"
         )
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", text)
     if missing:

@@ -28,10 +28,10 @@ from poolexport.translate import (
     unpool,
 )
 from poolexport.translate._original import original, symbolic_entries
-from poolexport.translate._tracing import tracing
+from poolexport.translate._tracing import decision_by_values, tracing
 from poolexport.translate._writing import counter, entry
 
-__all__ = ["tracing", "translation_table"]
+__all__ = ["decision_by_values", "tracing", "translation_table"]
 
 FAMILIES = (max, average, adaptive, fractional, unpool, scatter, linalg, regions, sampling, randomness)
 

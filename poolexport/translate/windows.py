@@ -80,9 +80,9 @@ def _average(
     if window.computed:
         return window.average(x, count_include_pad, divisor_override)
     divisor = {} if divisor_override is None else {"divisor_override": divisor_override}
-    pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[rank - 1]
-    sizes = (list(part) for part in (window.kernel, window.stride, window.padding))
-    return pool(x, *sizes, ceil_mode, count_include_pad, **divisor)
+    pool: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[rank - 1]
+    kernel, steps, pads = (list(part) for part in (window.kernel, window.stride, window.padding))
+    return pool(x, kernel, steps, pads, ceil_mode, count_include_pad, **divisor)
 
 
 def _powers(
