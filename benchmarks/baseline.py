@@ -17,6 +17,7 @@ import importlib.util
 import io
 import json
 import logging
+import re
 import tempfile
 import time
 import warnings
@@ -130,7 +131,7 @@ def magnitude(x: np.ndarray) -> float:
 
 def first_line(error: BaseException) -> str:
     """The line of torch's long reports that says what happened."""
-    text = str(error).replace(f"{Path(__file__).resolve().parents[1]}/", "")
+    text = re.sub(r"\S*/site-packages/", "", str(error)).replace(f"{Path(__file__).resolve().parents[1]}/", "")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for line in lines:
         if line.startswith("<class"):
@@ -144,7 +145,7 @@ def by_torch(model: nn.Module, case: cases.Case, axes: Mapping[int, str], table:
     try:
         # torch prints the graphs that it gives up on.
         silent = redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO())
-        with silent[0], silent[1], tracing() if traced else nullcontext(), random_states_kept(0), torch.no_grad():
+        with silent[0], silent[1], random_states_kept(0), tracing() if traced else nullcontext(), torch.no_grad():
             program = torch.onnx.export(
                 model,
                 inputs,
