@@ -133,8 +133,9 @@ def exact_sum(terms: Floats, divisor: ArrayLike = 1.0) -> Floats:
     """
     lead = terms.shape[:-1]
     rows = terms.reshape(math.prod(lead), terms.shape[-1]).tolist()
-    divisors = np.broadcast_to(np.asarray(divisor, dtype=np.float64), lead).ravel().tolist()
-    return np.array([_sum_over(row, by) for row, by in zip(rows, divisors, strict=True)]).reshape(lead)
+    by = np.asarray(divisor, dtype=np.float64)
+    divisors = [by.item()] * len(rows) if by.ndim == 0 else np.broadcast_to(by, lead).ravel().tolist()
+    return np.array([_sum_over(row, each) for row, each in zip(rows, divisors, strict=True)]).reshape(lead)
 
 
 def power_of_two(magnitude: Floats) -> Floats:
@@ -172,12 +173,14 @@ def _flat(cell: tuple[int, ...], spatial: tuple[int, ...]) -> int:
 
 
 def _sum_over(row: list[float], divisor: float) -> float:
-    special = [value for value in row if not math.isfinite(value)]
-    if special:
-        return sum(special) / divisor
     try:
         return math.fsum(row) / divisor
+    except ValueError:  # infinities of both signs
+        return math.nan
     except OverflowError:  # a partial sum left the range; the quotient may still be inside
+        special = [value for value in row if not math.isfinite(value)]
+        if special:
+            return sum(special) / divisor
         return math.fsum(value * 2.0**-64 for value in row) / divisor * 2.0**64
 
 
