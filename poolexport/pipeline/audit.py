@@ -224,6 +224,7 @@ class _Watch(TorchDispatchMode):
         self._met: set[int] = set()
         self._lines = LineWatch(self._look, self._meet, self._asked)
         self._torch = b""
+        self._own: dict[int, tuple[torch.Generator, Tensor]] = {}
         self._stack = ExitStack()
 
     def culprits(self) -> list[Culprit]:
@@ -257,10 +258,13 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **(kwargs or {}))
+        generator = (kwargs or {}).get("generator")
+        own = generator is not None
+        if own:
+            self._own.setdefault(id(generator), (generator, generator.get_state()))
         before = _torch_state()
         result = func(*args, **(kwargs or {}))
         self._torch = _torch_state()
-        own = (kwargs or {}).get("generator") is not None
         # Some operators that may draw do so in training only.
         if own or self._torch != before:
             shapes = [tuple(t.shape) for t in tensors_of(result)]
@@ -333,6 +337,9 @@ class _Watch(TorchDispatchMode):
         for watched in self._watched.values():
             if watched.kind == GENERATOR:
                 watched.restore(watched.first)
+        for generator, state in self._own.values():
+            generator.set_state(state)
+        self._own.clear()
 
 
 def _comparable(state: Any) -> Any:

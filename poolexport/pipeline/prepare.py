@@ -92,7 +92,8 @@ def prepare(
         with random_states_kept():
             run(copy_of(model), given)
     settled = settle(duplicate, examples, randomness)
-    count = len(tensors_of(run(duplicate, examples)))
+    with random_states_kept():
+        count = len(tensors_of(run(duplicate, examples)))
     if count == 0:
         raise InputError("the model returns no tensor; its forward must return a tensor or a structure of tensors")
     outputs = tuple(output_names or (["output"] if count == 1 else [f"output_{i}" for i in range(count)]))
