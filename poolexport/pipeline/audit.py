@@ -260,7 +260,7 @@ class _Watch(TorchDispatchMode):
             return func(*args, **(kwargs or {}))
         generator = (kwargs or {}).get("generator")
         own = generator is not None
-        if own:
+        if generator is not None:
             self._own.setdefault(id(generator), (generator, generator.get_state()))
         before = _torch_state()
         result = func(*args, **(kwargs or {}))
