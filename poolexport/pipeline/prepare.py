@@ -85,6 +85,7 @@ def prepare(
     opset = _opset(opset)
     names = _input_names(model, examples, input_names)
     axes = _axes(names, examples, dynamic_shapes)
+    _require_weights(model)
     duplicate = copy_of(model)
     given, examples = examples, tuple(_traceable(x, named) for x, named in zip(examples, axes))
     if any(x.shape != y.shape for x, y in zip(given, examples)):
@@ -162,6 +163,14 @@ def _input_names(model: nn.Module, args: Sequence[Tensor], given: Sequence[str] 
     return tuple(parameters[: len(args)])
 
 
+def _require_weights(model: nn.Module) -> None:
+    for path, weight in [*model.named_parameters(), *model.named_buffers()]:
+        if nn.parameter.is_lazy(weight):
+            raise InputError(f"{path} has no shape before the first input; call the model once")
+        if weight.is_meta:
+            raise InputError(f"{path} is on the device 'meta' and holds no numbers; load the weights")
+
+
 def _require_names(what: str, given: object) -> None:
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise InputError(f"{what} must be a sequence of names, got {given!r}")
@@ -198,6 +207,14 @@ def _axes(names: Sequence[str], args: Sequence[Tensor], dynamic_shapes: DynamicS
                 f"input {name!r} has {x.dim()} axes of shape {tuple(x.shape)}; there is no axis {outside[0]}"
             )
         result.append(named)
+    lengths: dict[str, int] = {}
+    for x, named in zip(args, result):
+        for axis, label in named.items():
+            if lengths.setdefault(label, x.shape[axis]) != x.shape[axis]:
+                raise InputError(
+                    f"two axes are called {label}, which says that they are equal, but their lengths are "
+                    f"{lengths[label]} and {x.shape[axis]}; give each its own name"
+                )
     return tuple(result)
 
 
