@@ -110,6 +110,9 @@ def export(
     target = Path(path)
     package_stage.require_free(target, force=force)
     weights_stage.require_choice(external_data)
+    for label, given in (("name", name), ("producer", producer)):
+        if given is not None and not isinstance(given, str):
+            raise InputError(f"{label} must be a string, got {given!r}")
     runtime = target_stage.known(for_ort)
     unasked = opset is None
     opset = target_stage.choose(opset, runtime)

@@ -44,8 +44,15 @@ def trace(model: nn.Module, args: Sequence[Tensor], shapes: Any) -> None:
 
 def copy_of(model: nn.Module) -> nn.Module:
     """A copy that may be run, traced and changed without touching the model."""
+    # Weights that a hook computes anew at every call, as torch.nn.utils.weight_norm keeps them, know their history.
+    computed = [
+        value
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    ]
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
     except Exception as error:
         raise InputError(
             f"the model cannot be copied, which keeps the export from changing it: {error}; clear what it caches, or "

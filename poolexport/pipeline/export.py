@@ -70,6 +70,11 @@ def export(prepared: Prepared) -> ir.Model:
             f"torch wrote opset {found} instead of {opset}, because it cannot convert an operator of this "
             f"model; export with opset={found}"
         )
+    if len(model.graph.outputs) != len(prepared.output_names):
+        raise InputError(
+            f"the model returns {len(model.graph.outputs)} values, of which {len(prepared.output_names)} are tensors; "
+            "let its forward return tensors only, without numbers beside them"
+        )
     settle_ports(model, prepared.input_names, prepared.output_names)
     names = _name_axes(model, prepared)
     assert program.exported_program is not None

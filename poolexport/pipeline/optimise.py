@@ -53,6 +53,32 @@ class SumInDouble(ir.passes.InPlacePass):
         ir.convenience.replace_nodes_and_values(node.graph, node, [node], new_nodes, [output], [narrow.outputs[0]])
 
 
+class AxesFromTheFront(ir.passes.InPlacePass):
+    """Count the axes of reductions from the front: onnxruntime does not reduce axis -1 of an empty batch."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        changed = False
+        for node in list(model.graph.all_nodes()):
+            x, axes = (node.inputs[0], node.inputs[1]) if _reduces(node) else (None, None)
+            while (
+                axes is not None and (source := axes.producer()) and source.op_type in ("Cast", "Identity", "Reshape")
+            ):
+                axes = source.inputs[0]
+            tensor = ir.convenience.get_const_tensor(axes) if axes is not None else None
+            if x is None or x.shape is None or tensor is None or not (tensor.numpy() < 0).any():
+                continue
+            constant = ir.node("Constant", [], {"value": ir.tensor(tensor.numpy().reshape(-1) % len(x.shape))})
+            assert node.graph is not None
+            node.graph.insert_before(node, constant)
+            node.replace_input_with(1, constant.outputs[0])
+            changed = True
+        return ir.passes.PassResult(model, changed)
+
+
+def _reduces(node: ir.Node) -> bool:
+    return node.op_type.startswith("Reduce") and not node.domain and len(node.inputs) > 1
+
+
 class NormaliseByDouble(ir.passes.InPlacePass):
     """Write InstanceNormalization (GroupNorm is one too) with float64 statistics.
 
@@ -157,6 +183,7 @@ PASSES = (
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False),
     SequencesByType(),
     CastByType(),
+    AxesFromTheFront(),
     NormaliseByDouble(),
     SumInDouble(),
     PadByAxes(),

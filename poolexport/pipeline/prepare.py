@@ -85,6 +85,7 @@ def prepare(
     opset = _opset(opset)
     names = _input_names(model, examples, input_names)
     axes = _axes(names, examples, dynamic_shapes)
+    _require_weights(model)
     duplicate = copy_of(model)
     given, examples = examples, tuple(_traceable(x, named) for x, named in zip(examples, axes))
     if any(x.shape != y.shape for x, y in zip(given, examples)):
@@ -92,6 +93,8 @@ def prepare(
         with random_states_kept():
             run(copy_of(model), given)
     settled = settle(duplicate, examples, randomness)
+    if output_names is not None:
+        _require_names("output_names", output_names)
     with random_states_kept():
         count = len(tensors_of(run(duplicate, examples)))
     if count == 0:
@@ -139,13 +142,14 @@ def _examples(args: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 def _opset(opset: int | None) -> int:
     chosen = DEFAULT_OPSET if opset is None else opset
-    if chosen not in OPSETS:
-        raise InputError(f"opset {chosen} is not supported; choose one from {OPSETS.start} to {OPSETS.stop - 1}")
+    if not isinstance(chosen, int) or chosen not in OPSETS:
+        raise InputError(f"opset {chosen!r} is not supported; choose one from {OPSETS.start} to {OPSETS.stop - 1}")
     return chosen
 
 
 def _input_names(model: nn.Module, args: Sequence[Tensor], given: Sequence[str] | None) -> tuple[str, ...]:
     if given is not None:
+        _require_names("input_names", given)
         if len(given) != len(args):
             raise InputError(f"{len(args)} inputs, but {len(given)} input names were given: {list(given)}")
         return tuple(given)
@@ -159,6 +163,22 @@ def _input_names(model: nn.Module, args: Sequence[Tensor], given: Sequence[str] 
     return tuple(parameters[: len(args)])
 
 
+def _require_weights(model: nn.Module) -> None:
+    for path, weight in [*model.named_parameters(), *model.named_buffers()]:
+        if nn.parameter.is_lazy(weight):
+            raise InputError(f"{path} has no shape before the first input; call the model once")
+        if weight.is_meta:
+            raise InputError(f"{path} is on the device 'meta' and holds no numbers; load the weights")
+
+
+def _require_names(what: str, given: object) -> None:
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise InputError(f"{what} must be a sequence of names, got {given!r}")
+    for name in given:
+        if not isinstance(name, str) or not name:
+            raise InputError(f"{what}: a name must be a string that is not empty, got {name!r}")
+
+
 def _axes(names: Sequence[str], args: Sequence[Tensor], dynamic_shapes: DynamicShapes) -> tuple[Mapping[int, str], ...]:
     """The dynamic axes of every input, from any of the forms that torch.onnx.export takes."""
     if dynamic_shapes is None:
@@ -170,10 +190,14 @@ def _axes(names: Sequence[str], args: Sequence[Tensor], dynamic_shapes: DynamicS
         if unknown:
             raise InputError(f"dynamic_shapes names unknown inputs {sorted(unknown)}; the inputs are {list(names)}")
         dynamic_shapes = [dynamic_shapes.get(name) for name in names]
+    if isinstance(dynamic_shapes, str) or not isinstance(dynamic_shapes, Sequence):
+        raise InputError(f"dynamic_shapes must be a mapping of axes to names, or one per input, got {dynamic_shapes!r}")
     if len(dynamic_shapes) != len(args):
         raise InputError(f"dynamic_shapes has {len(dynamic_shapes)} entries for {len(args)} inputs")
     result = []
     for name, x, shape in zip(names, args, dynamic_shapes):
+        if isinstance(shape, str) or not isinstance(shape, (Mapping, Sequence, type(None))):
+            raise InputError(f"the axes of input {name!r} must be a mapping or a sequence, got {shape!r}")
         pairs = dict(enumerate(shape)) if isinstance(shape, (list, tuple)) else dict(shape or {})
         named = {int(axis): _axis_name(dim, name, axis) for axis, dim in pairs.items() if dim is not None}
         named = {axis: label for axis, label in named.items() if label}
@@ -183,13 +207,23 @@ def _axes(names: Sequence[str], args: Sequence[Tensor], dynamic_shapes: DynamicS
                 f"input {name!r} has {x.dim()} axes of shape {tuple(x.shape)}; there is no axis {outside[0]}"
             )
         result.append(named)
+    lengths: dict[str, int] = {}
+    for x, named in zip(args, result):
+        for axis, label in named.items():
+            if lengths.setdefault(label, x.shape[axis]) != x.shape[axis]:
+                raise InputError(
+                    f"two axes are called {label}, which says that they are equal, but their lengths are "
+                    f"{lengths[label]} and {x.shape[axis]}; give each its own name"
+                )
     return tuple(result)
 
 
 def _axis_name(dim: Any, name: str, axis: int) -> str:
     if isinstance(dim, str):
         return dim
-    if isinstance(dim, int):
+    if isinstance(dim, bool):
+        raise InputError(f"axis {axis} of input {name!r} is given {dim}; name it, as in 'N', or leave it out")
+    if isinstance(dim, int) or dim == torch.export.Dim.STATIC:
         return ""
     label = getattr(dim, "__name__", None)
     return label if isinstance(label, str) else f"{name}_{axis}"

@@ -20,7 +20,9 @@ def _unpool(rank: int, writer: Writer, self: ir.Value, indices: ir.Value, output
     lead = len(self.shape) - rank if self.shape is not None else 2
     planes = op.Shape(self, start=0, end=lead)
     lengths = writer.sizes(output_size)
-    flat = op.Concat(planes, op.ints(-1), axis=0)
+    # Counted, because -1 has no meaning where the batch is empty.
+    cells = op.ReduceProd(op.Shape(self, start=lead, end=lead + rank), op.ints(0), keepdims=1)
+    flat = op.Concat(planes, cells, axis=0)
     zeros = op.ConstantOfShape(
         op.Concat(planes, op.ReduceProd(lengths, op.ints(0), keepdims=1), axis=0),
         value=ir.tensor(np.zeros(1, op.dtype.numpy())),
