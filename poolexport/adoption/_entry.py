@@ -70,6 +70,8 @@ class Ours:
         dtype: type to compare in.
         if_different: why a foreign layer that answers something else here may be this one nevertheless; empty where it
             may not.
+        unit_vectors: both answer vectors of length 1, and where a cell of ours is exactly 0, the foreign one may have a
+            rounding under a root: such cells are left out of the comparison.
     """
 
     layer: nn.Module
@@ -82,6 +84,7 @@ class Ours:
     training: bool = False
     dtype: torch.dtype = torch.float64
     if_different: str = ""
+    unit_vectors: bool = False
 
 
 @dataclass(frozen=True)

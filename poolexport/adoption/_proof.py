@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poolexport.adoption._entry import Ours
@@ -15,6 +18,8 @@ from poolexport.pipeline._state import random_states_kept, tensors_of
 
 #: How far two answers in float64 may differ, over the size of the largest number in them: roundings in another order.
 TOLERANCE = 1e-10
+#: How large the root of a rounding may be, over the largest number of an answer.
+ROUNDING = 1e-3
 SEED = 20
 
 
@@ -45,6 +50,8 @@ def compare(module: nn.Module, ours: Ours) -> Proof:
     for part in (*theirs.modules(), *mine.modules()):
         for name in HOOKS:
             getattr(part, name, {}).clear()
+    for part in theirs.modules():
+        _convert_plain(part, ours.dtype)
     worst, count, telling = 0.0, 0, False
     rounds = [False, True] if _share_all(theirs, mine) else [False]
     for moved in rounds:
@@ -60,6 +67,8 @@ def compare(module: nn.Module, ours: Ours) -> Proof:
                 found = _answer(mine, ours.call, inputs)
             except Exception as error:
                 return Proof(False, f"our layer refuses an input that it takes: {_first_line(error)}")
+            if ours.unit_vectors:
+                wanted = [_without_roundings(a, b) for a, b in zip(wanted, found)]
             where = f"{kind} values at {'x'.join(map(str, x.shape))}{' with other weights' if moved else ''}"
             fault, error_size = _difference(wanted, found)
             if fault:
@@ -82,8 +91,40 @@ def _inputs(ours: Ours) -> Iterator[tuple[str, Tensor]]:
 
 
 def _answer(layer: nn.Module, call: str, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    with random_states_kept(SEED), torch.no_grad():
+    with random_states_kept(SEED), torch.no_grad(), _making(next((x.dtype for x in inputs), torch.float32)):
         return tensors_of(getattr(layer, call)(*(x.clone() for x in inputs)))
+
+
+@contextmanager
+def _making(dtype: torch.dtype) -> Iterator[None]:
+    """Let tensors that a layer makes be of this type, as they would be in a model of this type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _convert_plain(part: nn.Module, dtype: torch.dtype) -> None:
+    """Convert tensors that a module holds as plain attributes, in lists too, where ``to`` does not reach them."""
+
+    def converted(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value.detach().cpu().to(dtype)
+        return type(value)(map(converted, value)) if type(value) in (list, tuple) else value
+
+    for name, value in list(vars(part).items()):
+        if isinstance(value, (Tensor, list, tuple)):
+            vars(part)[name] = converted(value)
+
+
+def _without_roundings(wanted: Tensor, found: Tensor) -> Tensor:
+    """A vector of length 1 without small cells where the other one is exactly 0."""
+    if wanted.shape != found.shape:
+        return wanted
+    small = wanted.abs() <= ROUNDING * wanted.abs().amax(1, keepdim=True)
+    return F.normalize(torch.where((found == 0) & small, 0.0, wanted), dim=1)
 
 
 def _difference(wanted: list[Tensor], found: list[Tensor]) -> tuple[str, float]:

@@ -51,12 +51,14 @@ def adaptive(combine: str) -> Callable[[Foreign], list[Ours]]:
 
 
 def concat(found: Foreign) -> list[Ours]:
+    rank = int(type(found.module).__name__[-2])
+    kind = getattr(ours, f"AvgMaxPool{rank}d")
     for child in found.module.children():
         if hasattr(child, "output_size"):
             _require_single_bin(child.output_size)
     # Copies of fastai's class put the averages first; which one it is shows in what it answers.
     return [
-        Ours(ours.AvgMaxPool2d(combine, keepdim=keepdim), MEANINGS[combine], planes(2), name=f"{combine}{suffix}")
+        Ours(kind(combine, keepdim=keepdim), MEANINGS[combine], planes(rank), name=f"{combine}{suffix}")
         for keepdim, suffix in ((True, ""), (False, "_flat"))
         for combine in ("concat_max_avg", "concat_avg_max")
     ]
@@ -111,6 +113,8 @@ def _require_single_bin(size: object) -> None:
 
 
 _CLASSES = ("AvgMaxPool2d",)
+#: What the generalized mean is called.
+GEMS = ("GeM", "GeMmp", "GeMPool", "GeMPooling", "GeneralizedMeanPooling", "GeneralizedMeanPoolingP")
 
 ENTRIES = (
     Entry("FastAdaptiveAvgPool", fast_average, ("GlobalAvgPool2d",)),
@@ -120,10 +124,8 @@ ENTRIES = (
     Entry("FastAdaptiveCatAvgMaxPool", fast("concat_avg_max"), _CLASSES),
     Entry("AdaptiveAvgMaxPool2d", adaptive("mean"), _CLASSES),
     Entry("AdaptiveCatAvgMaxPool2d", adaptive("concat_avg_max"), _CLASSES),
+    Entry("AdaptiveConcatPool1d", concat, ("AvgMaxPool1d",)),
     Entry("AdaptiveConcatPool2d", concat, _CLASSES),
-    Entry("GeM", generalized_mean, ("GeMPool2d",)),
-    Entry("GeMmp", generalized_mean, ("GeMPool2d",)),
-    Entry("GeneralizedMeanPooling", generalized_mean, ("GeMPool2d",)),
-    Entry("GeneralizedMeanPoolingP", generalized_mean, ("GeMPool2d",)),
+    *(Entry(name, generalized_mean, ("GeMPool2d",)) for name in GEMS),
     Entry("LsePlus2d", log_mean_exp, ("LSEPool2d",)),
 )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from poolexport import nn as ours
-from poolexport.adoption._entry import Entry, Foreign, Ours
+from poolexport.adoption._entry import Entry, Foreign, Ours, Unlike
 
 ROOT = "torchvision"
 MAP = (12, 14)
@@ -32,6 +32,14 @@ def ps_roi(found: Foreign) -> list[Ours]:
     layer = ours.PSRoIPool2d(size, found.get("spatial_scale"))
     meaning = "the mean of every bin of every box, over the bin's own channels"
     return [_on_boxes(layer, meaning, found, 2 * rows * columns)]
+
+
+def ps_roi_align(found: Foreign) -> list[Ours]:
+    raise Unlike("it samples between cells for every bin's own channels, which no layer of ours does")
+
+
+def of_levels(found: Foreign) -> list[Ours]:
+    raise Unlike("it picks a map of its own for every box, which no layer of ours does")
 
 
 def _on_boxes(
@@ -66,4 +74,6 @@ ENTRIES = (
     Entry("RoIPool", roi_max, ("RoIMaxPool2d",), ROOT),
     Entry("RoIAlign", roi_align, ("RoIAlign2d",), ROOT),
     Entry("PSRoIPool", ps_roi, ("PSRoIPool2d",), ROOT),
+    Entry("PSRoIAlign", ps_roi_align, (), ROOT),
+    Entry("MultiScaleRoIAlign", of_levels, (), ROOT),
 )

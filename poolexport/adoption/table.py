@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from poolexport import catalog
-from poolexport.adoption import attention, blur, dpp, heads, lip, rois, softpool, torch_nn, windows
+from poolexport.adoption import attention, blur, dpp, heads, lip, rois, second_order, softpool, torch_nn, windows
 from poolexport.adoption._entry import Entry
 
 ENTRIES: tuple[Entry, ...] = (
@@ -18,6 +18,7 @@ ENTRIES: tuple[Entry, ...] = (
     *lip.ENTRIES,
     *dpp.ENTRIES,
     *rois.ENTRIES,
+    *second_order.ENTRIES,
 )
 
 

@@ -254,6 +254,12 @@ class AdaptiveConcatPool2d(nn.Module):
         return torch.cat([self.ap(x), self.mp(x)] if self.averages_first else [self.mp(x), self.ap(x)], 1)
 
 
+class AdaptiveConcatPool1d(AdaptiveConcatPool2d):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ap, self.mp = nn.AdaptiveAvgPool1d(self.size), nn.AdaptiveMaxPool1d(self.size)
+
+
 class GeM(nn.Module):
     """cnnimageretrieval's; ``flat`` and numbers that are no parameters are other people's."""
 
@@ -494,6 +500,240 @@ class RotAttentionPool2d(nn.Module):
         return x.mean((2, 3))
 
 
-class AttentionPoolLatent(nn.Module):
+class Mlp(nn.Module):
+    def __init__(self, channels: int, hidden: int, act: nn.Module) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+        self.act, self.drop1, self.norm, self.drop2 = act, nn.Dropout(0.0), nn.Identity(), nn.Dropout(0.0)
+
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean(1)
+        return self.drop2(self.fc2(self.norm(self.drop1(self.act(self.fc1(x))))))
+
+
+class AttentionPoolLatent(nn.Module):
+    """timm's, which takes tokens."""
+
+    def __init__(
+        self,
+        in_features: int,
+        num_heads: int = 8,
+        mlp_ratio: float = 4.0,
+        qk_norm: bool = False,
+        latent_len: int = 1,
+        pos_embed: str = "",
+        pool_type: str = "token",
+        norm_layer: type[nn.Module] | None = nn.LayerNorm,
+        act: nn.Module | None = None,
+        drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.latent_len, self.pool = num_heads, latent_len, pool_type
+        self.pos_embed = nn.Parameter(torch.zeros(9, in_features)) if pos_embed else None
+        self.latent = nn.Parameter(torch.randn(1, latent_len, in_features))
+        self.q, self.kv = nn.Linear(in_features, in_features), nn.Linear(in_features, 2 * in_features)
+        self.q_norm, self.k_norm = (nn.LayerNorm(in_features) if qk_norm else nn.Identity() for _ in range(2))
+        self.proj, self.proj_drop = nn.Linear(in_features, in_features), nn.Dropout(drop)
+        self.norm = nn.Identity() if norm_layer is None else norm_layer(in_features)
+        self.mlp = Mlp(in_features, int(in_features * mlp_ratio), act or nn.GELU())
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        q, (k, v) = self.q(self.latent).expand(len(x), -1, -1), self.kv(x).chunk(2, 2)
+        split = (t.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        y = self.proj_drop(self.proj(F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)))
+        y = y + self.mlp(self.norm(y))
+        return y[:, 0] if self.pool == "token" else y.mean(1)
+
+
+class SimPool2d(nn.Module):
+    """timm's; older ones have no ``flatten``, and keep an axis."""
+
+    names = ("norm", "q", "k")
+    eps = 1e-5
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 1,
+        qkv_bias: bool = False,
+        qk_norm: bool = False,
+        gamma: float | None = None,
+        flatten: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.scale, self.gamma = num_heads, (dim // num_heads) ** -0.5, gamma
+        if flatten is not None:
+            self.flatten = flatten
+        parts = nn.LayerNorm(dim, eps=self.eps), nn.Linear(dim, dim, qkv_bias), nn.Linear(dim, dim, qkv_bias)
+        for name, part in zip(self.names, parts):
+            setattr(self, name, part)
+        self.q_norm = self.k_norm = nn.LayerNorm(dim // num_heads) if qk_norm else nn.Identity()
+
+    def pooled(self, x: Tensor) -> Tensor:
+        norm, query, key = (getattr(self, name) for name in self.names)
+        cells = x.flatten(2).transpose(1, 2)
+        values = norm(cells)
+        return attended(
+            values, query(cells.mean(1, keepdim=True)).expand_as(values), key(values), values, self.num_heads
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.pooled(x)[:, :1]
+        return y.squeeze(1) if getattr(self, "flatten", False) else y
+
+
+class SimPool(SimPool2d):
+    """The authors', whose scale may be given."""
+
+    names = ("norm_patches", "wq", "wk")
+    eps = 1e-6
+
+    def __init__(self, dim: int, num_heads: int = 1, qk_scale: float | None = None, gamma: float | None = None) -> None:
+        super().__init__(dim, num_heads, gamma=gamma)
+        self.scale = qk_scale or self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pooled(x)[:, 0].squeeze()
+
+
+# fast-MPN-COV
+
+
+class MPNCOV(nn.Module):
+    def __init__(
+        self,
+        iterNum: int = 3,
+        is_sqrt: bool = True,
+        is_vec: bool = True,
+        input_dim: int = 2048,
+        dimension_reduction: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.iterNum, self.is_sqrt, self.is_vec, self.dr = iterNum, is_sqrt, is_vec, dimension_reduction
+        if self.dr is not None:
+            block = nn.Conv2d(input_dim, self.dr, 1, bias=False), nn.BatchNorm2d(self.dr), nn.ReLU(inplace=True)
+            self.conv_dr_block = nn.Sequential(*block)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.dr is None else self.conv_dr_block(x)
+        cells = x.flatten(2) - x.mean((2, 3))[:, :, None]
+        y = cells @ cells.transpose(1, 2) / cells.shape[2]
+        if self.is_sqrt:
+            one = torch.eye(y.shape[1])
+            trace = y.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+            y, z = y / trace, one
+            for _ in range(self.iterNum):
+                step = (3 * one - z @ y) / 2
+                y, z = y @ step, step @ z
+            y = y * trace.sqrt()
+        if self.is_vec:
+            rows, columns = torch.triu_indices(y.shape[1], y.shape[1])
+            y = y[:, rows, columns, None]
+        return y
+
+
+def rooted(x: Tensor, thresh: float) -> Tensor:
+    return x.sign() * (x.abs() + thresh).sqrt()
+
+
+class BCNN(nn.Module):
+    def __init__(self, thresh: float = 1e-8, is_vec: bool = True, input_dim: int = 2048) -> None:
+        super().__init__()
+        self.thresh, self.is_vec, self.output_dim = thresh, is_vec, input_dim**2
+
+    def forward(self, x: Tensor) -> Tensor:
+        cells = x.flatten(2)
+        y = rooted(cells @ cells.transpose(1, 2) / cells.shape[2], self.thresh)
+        return F.normalize(y.flatten(1) if self.is_vec else y)
+
+
+def sketch(channels: int, bins: int, seed: int) -> Tensor:
+    """(channels, bins) with a sign in one bin of every channel."""
+    rng = torch.Generator().manual_seed(seed)
+    matrix = torch.zeros(channels, bins)
+    signs = 2.0 * torch.randint(2, (channels,), generator=rng) - 1
+    matrix[torch.arange(channels), torch.randint(bins, (channels,), generator=rng)] = signs
+    return matrix
+
+
+def circular(a: Tensor, b: Tensor) -> Tensor:
+    """The circular convolution along the last axis."""
+    return torch.fft.ifft(torch.fft.fft(a) * torch.fft.fft(b)).real
+
+
+class CBP(nn.Module):
+    """Its matrices are plain tensors in a list, and its answer is put into a tensor of the default type."""
+
+    def __init__(self, thresh: float = 1e-8, projDim: int = 8192, input_dim: int = 512) -> None:
+        super().__init__()
+        self.thresh, self.projDim, self.input_dim, self.output_dim = thresh, projDim, input_dim, projDim
+        self.sparseM = [sketch(input_dim, projDim, seed) for seed in (1, 2)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.ones(len(x), self.output_dim)
+        for n, image in enumerate(x):
+            cells = image.flatten(1).T
+            y[n] = circular(cells @ self.sparseM[0], cells @ self.sparseM[1]).sum(0)
+        return F.normalize(rooted(y, self.thresh))
+
+
+# compact bilinear pooling of two maps
+
+
+class CompactBilinearPooling(nn.Module):
+    def __init__(self, input_dim1: int, input_dim2: int, output_dim: int, sum_pool: bool = True) -> None:
+        super().__init__()
+        self.input_dim1, self.input_dim2, self.output_dim, self.sum_pool = input_dim1, input_dim2, output_dim, sum_pool
+        self.sparse_sketch_matrix1 = sketch(input_dim1, output_dim, 1).to_sparse()
+        self.sparse_sketch_matrix2 = sketch(input_dim2, output_dim, 2)
+
+    def forward(self, bottom1: Tensor, bottom2: Tensor) -> Tensor:
+        a, b = (x.permute(0, 2, 3, 1) for x in (bottom1, bottom2))
+        y = circular(a @ self.sparse_sketch_matrix1.to_dense(), b @ self.sparse_sketch_matrix2)
+        return y.sum((1, 2)) if self.sum_pool else y
+
+
+def compact_of_parameters() -> type[nn.Module]:
+    class CompactBilinearPooling(nn.Module):
+        def __init__(
+            self, sizes: tuple[int, int], output_dim: int, sum_pool: bool, bins_last: bool, factor: int
+        ) -> None:
+            super().__init__()
+            self.output_dim, self.sum_pool, self.bins_last, self.factor = output_dim, sum_pool, bins_last, factor
+            self.sketch1 = nn.Parameter(sketch(sizes[0], output_dim, 3), requires_grad=False)
+            self.sketch2 = nn.Parameter(sketch(sizes[1], output_dim, 4), requires_grad=False)
+
+        def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
+            a, b = (x.permute(0, 2, 3, 1) for x in (x1, x2))
+            y = circular(a @ self.sketch1, b @ self.sketch2) * self.factor
+            return y.sum((1, 2)) if self.sum_pool else y if self.bins_last else y.permute(0, 3, 1, 2)
+
+    return CompactBilinearPooling
+
+
+class CountSketch(nn.Module):
+    def __init__(self, input_size: int, output_size: int, seed: int) -> None:
+        super().__init__()
+        matrix = sketch(input_size, output_size, seed)
+        self.register_buffer("h", matrix.abs().argmax(1))
+        self.register_buffer("s", matrix.sum(1))
+
+
+def compact_of_sketches() -> type[nn.Module]:
+    class CompactBilinearPooling(nn.Module):
+        def __init__(self, input1_size: int, input2_size: int, output_size: int) -> None:
+            super().__init__()
+            self.sketch1, self.sketch2 = (
+                CountSketch(input1_size, output_size, 5),
+                CountSketch(input2_size, output_size, 6),
+            )
+            self.output_size = output_size
+
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+            ends = (x, self.sketch1), (x if y is None else y, self.sketch2)
+            made = []
+            for end, part in ends:
+                h = part.h.expand(end.shape)
+                made.append(end.new_zeros(*end.shape[:-1], self.output_size).scatter_add(-1, h, end * part.s))
+            return circular(*made)
+
+    return CompactBilinearPooling
