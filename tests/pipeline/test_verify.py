@@ -10,6 +10,7 @@ from torch import nn
 import poolexport
 from poolexport.errors import ExportError, InputError, OutputError, ParityError
 from poolexport.nn import RoIMaxPool2d
+from poolexport.pipeline._rounding import SAMPLES, rounded_otherwise
 from poolexport.tolerance import judge
 
 NHW = {0: "N", 2: "H", 3: "W"}
@@ -128,7 +129,7 @@ def test_drawing_without_effect_is_refused(tmp_path):
     import random
 
     model = Fn(lambda x: x * 2 if random.random() < 1e-9 else x).eval()
-    with pytest.raises(InputError, match=r"draws from Python's random at .*test_verify\.py:130"):
+    with pytest.raises(InputError, match=r"draws from Python's random at .*test_verify\.py:131"):
         poolexport.export(model, IMAGE, tmp_path / "net")
 
 
@@ -170,3 +171,100 @@ def test_judgement_grows_with_what_rounding_does_to_the_truth():
     assert judge(np.array([3, 4]), np.array([3, 5]), np.array([3, 4])).passed
     assert not judge(np.array([3, 6]), np.array([3, 5]), np.array([3, 5])).passed
     assert judge(np.array([3, 6]), np.array([3, 5]), np.array([3, 5]), moved=np.array([3, 7])).passed
+
+
+def covariance(x, ridge):
+    flat = x.flatten(2)
+    flat = flat - flat.mean(2, keepdim=True)
+    return flat @ flat.mT / flat.shape[2] + ridge * torch.eye(x.shape[1], dtype=x.dtype)
+
+
+def test_near_singular_matrices_are_judged_by_what_torch_answers_when_it_rounds_otherwise(tmp_path):
+    """Channels that differ by one part in a thousand leave no digit of a float32 determinant, here and there NaN."""
+
+    def near(x):
+        return torch.linalg.cholesky(covariance(x, 1e-2)), torch.linalg.det(covariance(x, 1e-2))
+
+    images = torch.randn(2, 3, 8, 8)
+    assert poolexport.verify(file_of(near, tmp_path, images), Fn(near).eval(), images).passed
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (
+            lambda x: torch.linalg.det(covariance(x, 1e-2)),
+            lambda x: torch.linalg.det(covariance(x, 1e-2)) * (1 + 3e-5),
+        ),
+        (
+            lambda x: torch.linalg.cholesky(covariance(x, 1e-2)),
+            lambda x: torch.linalg.cholesky(covariance(x, 1.001e-2)),
+        ),
+        (
+            lambda x: nn.functional.instance_norm(x, eps=1e-5),
+            lambda x: (x - x.mean((2, 3), keepdim=True)) / x.std((2, 3), correction=0, keepdim=True),
+        ),
+        (
+            lambda x: nn.functional.avg_pool2d(nn.functional.pad(x, (0, 1, 0, 0)), 2),
+            lambda x: nn.functional.avg_pool2d(nn.functional.pad(x, (1, 0, 0, 0)), 2),
+        ),
+        (
+            lambda x: nn.functional.max_pool2d(x, 3, return_indices=True)[1],
+            lambda x: 3 * x.shape[3] - 1 - nn.functional.max_pool2d(x.flip(3).flip(2), 3, return_indices=True)[1],
+        ),
+        (
+            lambda x: x.flatten(2) @ x.flatten(2).mT,
+            lambda x: (x.flatten(2) @ x.flatten(2).mT) * torch.where(x[:1, :1, :1, 0] > 0, 1.00001, 1.0),
+        ),
+    ],
+    ids=[
+        "det by 3e-5",
+        "cholesky of another ridge",
+        "no eps",
+        "swapped pads",
+        "last of equal cells",
+        "product by 1e-5",
+    ],
+)
+def test_a_fault_does_not_pass_for_rounding(right, wrong, tmp_path):
+    with pytest.raises(ParityError):
+        poolexport.verify(file_of(wrong, tmp_path, IMAGE[:, :, :9, :12]), Fn(right).eval(), IMAGE[:, :, :9, :12])
+
+
+def test_rounding_by_lot_moves_what_is_rounded_and_nothing_else():
+    x = torch.randn(1, 2, 6, 6)
+    whole = x.round() * 8
+    for model, given, exact in (
+        (lambda x: nn.functional.max_pool2d(x * 0.1, 2), whole, False),
+        (lambda x: nn.functional.max_pool2d(x, 2, return_indices=True)[1], whole, True),
+        (lambda x: (x * 4 + 1).relu().sum((2, 3)), whole, True),
+        (lambda x: (x.double() * 0.1).sum((2, 3)), x, True),
+        (lambda x: x.add(1).mul_(3)[:, :1], whole, True),
+    ):
+        usual = model(given).numpy()
+        moved = np.stack([answers[0] for answers in rounded_otherwise(Fn(model).eval(), [given], seed=0)])
+        assert len(moved) == SAMPLES
+        assert (moved == usual).all() == exact
+        if not exact:
+            assert (moved.min(0) < usual).any()
+            assert (moved.max(0) > usual).any()
+            assert np.abs(moved - usual).max() <= 2 * np.spacing(np.abs(usual).max())
+
+
+def test_a_matrix_without_a_factor_excuses_nan_in_its_place_and_no_number():
+    nearly = torch.full((3, 3), 0.1) + torch.diag(torch.full((3,), 3e-9))
+    factors = [
+        answers[0]
+        for answers in rounded_otherwise(
+            Fn(lambda x: torch.linalg.cholesky(x * 0.7)).eval(), [torch.stack([torch.eye(3), nearly])], seed=0
+        )
+    ]
+    assert len(factors) == SAMPLES
+    assert all(np.isfinite(factor[0]).all() for factor in factors)
+    assert any(np.isnan(factor[1]).all() for factor in factors)
+    peer = np.ones((2, 2))
+    nan = np.where([[True], [False]], np.nan, peer)
+    assert judge(nan, peer, peer, others=[nan]).passed
+    assert not judge(nan, peer, peer).passed
+    assert not judge(nan[::-1], peer, peer, others=[nan]).passed
+    assert not judge(2 * peer, peer, peer, others=[nan]).passed
