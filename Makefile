@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest test-runtimes check unit bench baseline docs clean
+.PHONY: demo test test-lowest test-runtimes check unit bench bench-models baseline docs clean
 
 demo: $(VENV)/demo.done  ## export, verify and run every reference checkpoint; out/demo/index.html shows what happened
 	$(BIN)/poolexport demo --output out/demo --force
@@ -30,6 +30,9 @@ test-runtimes: $(VENV)/test.done  ## one corpus of exports on every release of o
 
 bench: $(VENV)/test.done  ## time every method in torch and in onnxruntime; benchmarks/results/methods.json
 	$(BIN)/python benchmarks/methods.py
+
+bench-models: $(VENV)/test.done  ## time and memory of exporting whole networks; benchmarks/results/whole_models.json; an hour
+	$(BIN)/python benchmarks/whole_models.py
 
 baseline: $(VENV)/test.done  ## plain torch.onnx.export, with our table, and ours, on every case; benchmarks/results/baseline.json
 	$(BIN)/python benchmarks/baseline.py

@@ -2,6 +2,7 @@
 
     python benchmarks/whole_models.py                    # every network; writes benchmarks/results/whole_models.json
     python benchmarks/whole_models.py --only resnet50    # prints, writes nothing
+    python benchmarks/whole_models.py --only resnet50 --update    # replaces one row of the results
 
 Each figure is that of a fresh process. One builds the network and runs it once: torch's own footprint. The other builds
 it, exports it with every axis dynamic, and verifies the file.
@@ -88,18 +89,20 @@ def measured(name: str) -> dict[str, Any]:
 
 @click.command(help=__doc__)
 @click.option("--only", multiple=True, metavar="NAME", help="Measure this network; may be given several times.")
+@click.option("--update", is_flag=True, help="With --only: write these rows, keep the others.")
 @click.option("--part", type=click.Choice(["in_torch", "exported"]), hidden=True)
-def main(only: Sequence[str], part: str | None) -> None:
+def main(only: Sequence[str], update: bool, part: str | None) -> None:
     torch.set_num_threads(THREADS)
     networks = [zoo.network(name) for name in only or zoo.NETWORKS]
     if part is not None:
         click.echo(json.dumps({"in_torch": in_torch, "exported": exported}[part](networks[0])))
         return
-    rows = {}
+    rows = json.loads(RESULTS.read_text())["networks"] if update and RESULTS.exists() else {}
     for network in networks:
         rows[network.name] = measured(network.name)
         click.echo(f"{network.name:20} " + "  ".join(f"{key} {value}" for key, value in rows[network.name].items()))
-    if not only:
+    if update or not only:
+        rows = {name: rows[name] for name in zoo.NETWORKS if name in rows}
         report = {"threads": THREADS, "machine": machine(), "networks": rows}
         aside = RESULTS.with_suffix(".partial")
         aside.write_text(json.dumps(report, indent=1) + "\n")

@@ -17,6 +17,7 @@ from typing import Any
 from poolexport import catalog
 from poolexport.cli.methods import source
 from poolexport.method import Limit, Method
+from poolexport_models import zoo
 from poolexport_models.recipes import recipe
 from poolexport_ops import DOMAIN, operators
 
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs/methods/pictures"
 BENCHMARK = ROOT / "benchmarks/results/methods.json"
 BASELINE = ROOT / "benchmarks/results/baseline.json"
+WHOLE_MODELS = ROOT / "benchmarks/results/whole_models.json"
 
 
 def methods_table() -> str:
@@ -74,6 +76,36 @@ def known_limits(method: Method) -> list[str]:
     kinds = {"nothing": "empty answer", "numbers": "meaningless numbers"}
     told = [f"{kinds[limit.file]} where {limit.message}" for limit in method.limits if limit.file != "refuses"]
     return list(dict.fromkeys(told))
+
+
+def zoo_table() -> str:
+    """The card of every reference network."""
+    kinds = {
+        "classes": "scores of an image",
+        "map": "scores of every pixel",
+        "vector": "a vector for an image",
+        "regions": "scores and shifts of regions",
+    }
+    rows = [
+        "| network | file | answers | pools by | parameters | image | dynamic axes | source | notes |",
+        "|---|---|---|---|--:|---|---|---|---|",
+    ]
+    for name, network in zoo.NETWORKS.items():
+        file = network.make.__module__.rpartition(".")[2]
+        axes = ", ".join(label for named in network.axes for label in named.values())
+        cells = (
+            f"`{name}`",
+            f"[{file}.py](poolexport_models/zoo/{file}.py)",
+            kinds[network.answer],
+            network.pooling,
+            f"{network.parameters:,}",
+            "x".join(map(str, network.image)),
+            axes,
+            f"{source(network.paper)}, {network.section}",
+            network.note,
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def operators_table() -> str:
@@ -224,7 +256,37 @@ def benchmark_page() -> str:
         f"| {row['inlined']:.2f} | {row['function'] / row['copy']:.0f} |"
         for name, row in report["methods"].items()
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *whole_models()]) + "\n"
+
+
+def whole_models() -> list[str]:
+    """The committed costs of exporting and verifying whole networks, as a section."""
+    report = json.loads(WHOLE_MODELS.read_text())
+    machine = report["machine"]
+    lines = [
+        "## Whole networks",
+        "",
+        "The [reference networks](../models/README.md#networks-of-the-literature) as published, exported from one image "
+        "with every axis dynamic, and verified. Memory is the largest that a fresh process holds: one that builds the "
+        "network and runs it once, and one that builds, exports and verifies it. `make bench-models` measures "
+        "again.",
+        "",
+        f"Measured on {machine['date']}: {machine['processor']}, {machine['cores']} cores, {machine['system']}, "
+        f"Python {machine['python']}, torch {machine['torch']}, onnxruntime {machine['onnxruntime']}, "
+        f"{report['threads']} threads. The machine is shared, and other work slowed the clock: processor time is what "
+        "the process itself used.",
+        "",
+        "| network | parameters | model, MB | export and verify, s | processor, s | torch alone, MB | at most, MB "
+        "| above torch, in models | verdict | checks |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|---|--:|",
+    ]
+    lines += [
+        f"| {name} | {row['parameters']:,} | {row['model_mb']:.0f} | {row['export_s']:.0f} | {row['processor_s']:.0f} "
+        f"| {row['torch_mb']:.0f} | {row['export_mb']:.0f} | {row['above_torch']:.1f} | {row['verdict']} "
+        f"| {row['checks']} |"
+        for name, row in report["networks"].items()
+    ]
+    return lines
 
 
 def baseline_page() -> str:
@@ -293,6 +355,7 @@ def pages() -> dict[str, str]:
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "methods": ("README.md", methods_table),
     "operators": ("custom_ops/README.md", operators_table),
+    "zoo": ("models/README.md", zoo_table),
 }
 
 

@@ -145,6 +145,7 @@ def export(
                 rtol=rtol,
                 atol=atol,
                 randomness=prepared.randomness,
+                audited=True,
                 progress=progress,
             )
     report("package", 0, 1)
@@ -172,7 +173,7 @@ def _graph(prepared: Prepared, portable: bool, keep_sources: bool) -> ir.Model:
 @contextmanager
 def _readable(graph: ir.Model, target: Path, external_data: ExternalData) -> Iterator[Source]:
     """The graph as something that onnxruntime opens."""
-    if weights_stage.outside(graph, external_data):
+    if weights_stage.outside(graph, external_data) or weights_stage.size(graph) > weights_stage.MUCH:
         with weights_stage.draft(graph, target) as file:
             yield file
     else:

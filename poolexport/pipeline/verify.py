@@ -10,7 +10,8 @@ import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import repeat
 
 import numpy as np
 import onnx
@@ -27,7 +28,7 @@ from poolexport.pipeline._rounding import rounded_otherwise
 from poolexport.pipeline._run import copy_of, run
 from poolexport.pipeline._state import random_states_kept, tensors_of
 from poolexport.pipeline.frozen import freezer_in
-from poolexport.pipeline.randomness import Policies, kept, settle
+from poolexport.pipeline.randomness import Policies, Settled, kept, settle
 from poolexport.runtime import Source, session
 from poolexport.tolerance import FACTOR, Judgement, judge
 
@@ -50,7 +51,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        return all(judgement.passed for judgement in self.judgements)
+        return _all_passed(self.judgements)
 
     @property
     def relative_error(self) -> float:
@@ -113,6 +114,7 @@ def verify(
     atol: float | None = None,
     seed: int = 0,
     randomness: Policies | None = None,
+    audited: bool = False,
     progress: Progress | None = None,
 ) -> Verdict:
     """Compare a file with the model it was made from.
@@ -125,6 +127,7 @@ def verify(
         rtol, atol: replace that rule by ``error <= atol + rtol * scale``.
         seed: of the values tried; the same seed gives the same verdict.
         randomness: the policies that the file was made with.
+        audited: the model was found to draw nothing; it is not looked at again.
         progress: called with (stage, done, total).
 
     Raises:
@@ -139,34 +142,36 @@ def verify(
     # A copy takes the wear: the model may count its calls in places that no state_dict knows.
     original = copy_of(model)
     with random_states_kept(seed):
-        settled = settle(original, example, randomness)
+        settled = Settled() if audited and not randomness else settle(original, example, randomness)
         drawn = _random_outputs(path) if kept(settled.policies) else []
         precise = _in_float64(original, example)
-        shaken = _shaken(precise, example, seed) if precise else None
-        plan = list(_inputs(ports, example, seed))
+        shaken = cache(lambda precise: _shaken(precise, example, seed))
+        plan = list(_trials(ports, example, seed))
         checks, skipped, tried = [], [], []
         wrong = False
-        for done, (values, inputs) in enumerate(plan):
+        for done, trial in enumerate(plan):
             if progress is not None:
                 progress("verify", done, len(plan))
+            inputs = trial.inputs(example)
             try:
                 inputs, peers = _accepted(original, inputs, example)
             except InputError as error:
                 skipped.append(str(error))
                 continue
             truths = _answers(precise, inputs) if precise else peers
-            moved = _answers(shaken, _rounded_anew(inputs, seed)) if shaken else truths
-            results = _results(runtime, ports, inputs)
-            compare = partial(
-                _compare, runtime, results, peers, truths, moved, drawn, factor=factor, rtol=rtol, atol=atol
-            )
+            results = _run_file(runtime, ports, inputs)
+            compare = partial(_compare, runtime, results, peers, truths, drawn, factor=factor, rtol=rtol, atol=atol)
             judgements = compare()
-            if precise and not wrong and not all(judgement.passed for judgement in judgements):
-                judgements = compare(others=rounded_otherwise(original, inputs, seed))
-                # A file that is wrong beyond doubt need not be examined so again.
-                wrong = not all(judgement.passed for judgement in judgements)
-            tried.append(inputs)
-            checks.append(Check(values, tuple(tuple(x.shape) for x in inputs), judgements))
+            # What follows can only widen the bound: what is right without it needs no more runs.
+            if precise and not _all_passed(judgements):
+                moved = _answers(shaken(precise), _rounded_anew(inputs, seed))
+                judgements = compare(moved=moved)
+                if not wrong and not _all_passed(judgements):
+                    judgements = compare(moved=moved, others=rounded_otherwise(original, inputs, seed))
+                    # A file that is wrong beyond doubt need not be examined so again.
+                    wrong = not _all_passed(judgements)
+            tried.append(trial)
+            checks.append(Check(trial.values, tuple(tuple(x.shape) for x in inputs), judgements))
     if progress is not None:
         progress("verify", len(plan), len(plan))
     verdict = Verdict(tuple(checks), tuple(skipped), "float64" if precise else "float32", bounds, tuple(drawn))
@@ -178,7 +183,7 @@ def verify(
         raise InputError(f"the model answers nothing but NaN and infinities, so there is nothing to compare{where}")
     if verdict.word == "FAIL":
         failures = verdict.failures
-        frozen = _frozen(path, original, ports, verdict, tried)
+        frozen = _frozen(path, original, ports, verdict, tried, example)
         if frozen is not None:
             raise frozen
         raise ParityError(
@@ -189,15 +194,8 @@ def verify(
     return verdict
 
 
-def _results(
-    runtime: ort.InferenceSession, ports: Sequence[ort.NodeArg], inputs: Sequence[Tensor]
-) -> list[np.ndarray] | str:
-    """What the file answers, or why onnxruntime could not run it."""
-    try:
-        results: list[np.ndarray] = runtime.run(None, {port.name: x.numpy() for port, x in zip(ports, inputs)})
-    except Exception as error:
-        return f"onnxruntime failed: {str(error).strip().splitlines()[0]}"
-    return results
+def _all_passed(judgements: Sequence[Judgement]) -> bool:
+    return all(judgement.passed for judgement in judgements)
 
 
 def _compare(
@@ -205,8 +203,8 @@ def _compare(
     results: Sequence[np.ndarray] | str,
     peers: Sequence[np.ndarray],
     truths: Sequence[np.ndarray],
-    moved: Sequence[np.ndarray],
     drawn: Collection[str] = (),
+    moved: Sequence[np.ndarray] | None = None,
     others: Sequence[Sequence[np.ndarray]] = (),
     **bounds: float | None,
 ) -> tuple[Judgement, ...]:
@@ -216,7 +214,7 @@ def _compare(
         reason = f"the file has {len(results)} outputs, the model {len(peers)}"
         return (Judgement(False, float("inf"), 0.0, 0.0, 0.0, reason),)
     judged = []
-    for k, (port, r, p, t, m) in enumerate(zip(runtime.get_outputs(), results, peers, truths, moved)):
+    for k, (port, r, p, t, m) in enumerate(zip(runtime.get_outputs(), results, peers, truths, moved or repeat(None))):
         if port.name not in drawn:
             also = [other[k] for other in others]
             judged.append(judge(r, p, t, moved=m, others=also, sensitivity=SENSITIVITY, **bounds))  # type: ignore[arg-type]
@@ -226,12 +224,23 @@ def _compare(
     return tuple(judged)
 
 
+def _run_file(
+    runtime: ort.InferenceSession, ports: Sequence[ort.NodeArg], inputs: Sequence[Tensor]
+) -> list[np.ndarray] | str:
+    """What the file answers, or why it does not."""
+    try:
+        return runtime.run(None, {port.name: x.numpy() for port, x in zip(ports, inputs)})
+    except Exception as error:
+        return f"onnxruntime failed: {str(error).strip().splitlines()[0]}"
+
+
 def _frozen(
     source: Source,
     original: nn.Module,
     ports: Sequence[ort.NodeArg],
     verdict: Verdict,
-    tried: Sequence[tuple[Tensor, ...]],
+    tried: Sequence[Trial],
+    example: Sequence[Tensor],
 ) -> FrozenAxisError | None:
     """The error that names the module that froze an axis; None where the file is wrong at the traced lengths, too."""
     traced = verdict.checks[0].shapes
@@ -255,7 +264,9 @@ def _frozen(
     witness = (alone or failed)[0]
     seen = next((n for n, c in enumerate(verdict.checks) if c.shapes == traced and c.values == "normal"), 0)
     content = source if isinstance(source, bytes) else model_path(source).read_bytes()
-    freezer = freezer_in(content, original, tried[seen], tried[witness])
+    with random_states_kept():
+        inputs = [_accepted(original, tried[n].inputs(example), example)[0] for n in (seen, witness)]
+    freezer = freezer_in(content, original, *inputs)
     if freezer is None:
         return None
     told, names = [], []
@@ -350,8 +361,8 @@ def _rounded_anew(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
 
 def _shake(like: Tensor, unit: float, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, like.shape, generator=generator).double() * 2 - 1
-    return 1 + unit * signs
+    signs = torch.empty(like.shape, dtype=torch.float64).random_(0, 2, generator=generator)
+    return signs.mul_(2 * unit).add_(1 - unit)
 
 
 def _unit(inputs: Sequence[Tensor]) -> float:
@@ -359,22 +370,42 @@ def _unit(inputs: Sequence[Tensor]) -> float:
     return next((torch.finfo(x.dtype).eps for x in inputs if x.is_floating_point()), torch.finfo(torch.float32).eps)
 
 
-def _inputs(
-    ports: Sequence[ort.NodeArg], example: Sequence[Tensor], seed: int
-) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
-    """The example, then every regime of values at the traced shapes, then normal values at unseen shapes."""
-    yield "example", tuple(example)
+@dataclass(frozen=True)
+class Trial:
+    """One input to try, drawn when it is its turn: all at once would take more memory than the model.
+
+    Args:
+        values: a regime, or "example".
+        shapes: of every input.
+        seed: of the values.
+    """
+
+    values: str
+    shapes: tuple[tuple[int, ...], ...]
+    seed: int = 0
+
+    def inputs(self, example: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The values, of the types of the example."""
+        if self.values == "example":
+            return tuple(example)
+        numbered = enumerate(zip(example, self.shapes))
+        return tuple(_draw(self.values, x, shape, self.seed + 1000 * k) for k, (x, shape) in numbered)
+
+
+def _trials(ports: Sequence[ort.NodeArg], example: Sequence[Tensor], seed: int) -> Iterator[Trial]:
+    """The example, then every regime of values at the traced shapes, then normal values and ties at unseen shapes."""
+    same = tuple(tuple(x.shape) for x in example)
+    yield Trial("example", same)
     traced = {dim: x.shape[i] for port, x in zip(ports, example) for i, dim in _dynamic(port)}
     for regime in stress.REGIMES:
-        yield regime, tuple(_draw(regime, x, x.shape, seed + 1000 * k) for k, x in enumerate(example))
+        yield Trial(regime, same, seed)
     for lengths in _unseen(traced, {dim for port in ports for i, dim in _dynamic(port) if i == 0}):
         shapes = []
         for port, x in zip(ports, example):
             moved = {i: lengths[dim] for i, dim in _dynamic(port) if dim in lengths}
             shapes.append(tuple(moved.get(i, n) for i, n in enumerate(x.shape)))
         for regime in ("normal", "ties"):
-            drawn = (_draw(regime, x, n, seed + 1 + 1000 * k) for k, (x, n) in enumerate(zip(example, shapes)))
-            yield regime, tuple(drawn)
+            yield Trial(regime, tuple(shapes), seed + 1)
 
 
 def _dynamic(port: ort.NodeArg) -> list[tuple[int, str]]:

@@ -20,6 +20,8 @@ ExternalData: TypeAlias = "bool | int | Literal['auto']"
 #: Bytes of weights above which "auto" puts them outside; one .onnx file holds at most 2 GiB, graph included.
 AUTO = int(1.8 * 2**30)
 LARGEST = 2**31 - 2**24
+#: Bytes of weights above which a graph is tried from disk: as bytes in memory it would be held three times.
+MUCH = 2**24
 #: Smaller tensors stay inside: runtimes read lengths and axes from them while they load the graph.
 SMALL = 1024
 
@@ -30,17 +32,21 @@ def outside(model: ir.Model, choice: ExternalData) -> bool:
     Raises:
         InputError: the choice is none, or the weights do not fit into the model file.
     """
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     if choice is True:
         return any(_large(value) for value in model.graph.initializers.values())
     if choice is False:
-        if size > LARGEST:
+        if size(model) > LARGEST:
             raise InputError(
-                f"the weights take {size / 2**30:.1f} GiB, and one .onnx file holds at most 2; leave out "
+                f"the weights take {size(model) / 2**30:.1f} GiB, and one .onnx file holds at most 2; leave out "
                 "external_data=False"
             )
         return False
-    return size > (AUTO if choice == "auto" else choice) and outside(model, True)
+    return size(model) > (AUTO if choice == "auto" else choice) and outside(model, True)
+
+
+def size(model: ir.Model) -> int:
+    """Bytes of all weights of a graph."""
+    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
 
 
 def require_choice(choice: object) -> None:

@@ -42,6 +42,7 @@ class Inception(nn.Module):
     Args:
         width: channels of the first convolution; those of all others grow with it.
         classes: length of the answer.
+        blocks: on maps of 35, 17 and 8 rows, where the image has 299; at most 3, 4, and any number.
 
     Shape:
         (N, 3, H, W) to (N, classes), for H and W of at least 75.
@@ -55,7 +56,7 @@ class Inception(nn.Module):
         2016, section 6 and table 1. Numbers of channels are those of the published weights, which the paper leaves out.
     """
 
-    def __init__(self, width: int = 32, classes: int = 1000) -> None:
+    def __init__(self, width: int = 32, classes: int = 1000, blocks: tuple[int, int, int] = (3, 4, 2)) -> None:
         super().__init__()
 
         def c(channels: int) -> int:
@@ -101,39 +102,42 @@ class Inception(nn.Module):
                 pooled=unit(inputs, c(192), 1),
             )
 
-        wide = 2 * c(64) + c(96)
-        last = 4 * c(192)
-        self.blocks = nn.Sequential(
-            of_35(c(192), 32),
-            of_35(wide + c(32), 64),
-            of_35(wide + c(64), 64),
+        layers: list[nn.Module] = []
+        channels = c(192)
+        for pooled in (32, 64, 64)[: blocks[0]]:
+            layers.append(of_35(channels, pooled))
+            channels = 2 * c(64) + c(96) + c(pooled)
+        layers.append(
             Branches(
-                unit(wide + c(64), c(384), stride=2, padding=0),
-                nn.Sequential(
-                    unit(wide + c(64), c(64), 1), unit(c(64), c(96)), unit(c(96), c(96), stride=2, padding=0)
-                ),
+                unit(channels, c(384), stride=2, padding=0),
+                nn.Sequential(unit(channels, c(64), 1), unit(c(64), c(96)), unit(c(96), c(96), stride=2, padding=0)),
                 nn.MaxPool2d(3, 2),
-            ),
-            of_17(c(384) + c(96) + wide + c(64), 128),
-            of_17(last, 160),
-            of_17(last, 160),
-            of_17(last, 192),
+            )
+        )
+        channels += c(384) + c(96)
+        for inside in (128, 160, 160, 192)[: blocks[1]]:
+            layers.append(of_17(channels, inside))
+            channels = 4 * c(192)
+        layers.append(
             Branches(
-                nn.Sequential(unit(last, c(192), 1), unit(c(192), c(320), stride=2, padding=0)),
+                nn.Sequential(unit(channels, c(192), 1), unit(c(192), c(320), stride=2, padding=0)),
                 nn.Sequential(
-                    unit(last, c(192), 1),
+                    unit(channels, c(192), 1),
                     unit(c(192), c(192), (1, 7)),
                     unit(c(192), c(192), (7, 1)),
                     unit(c(192), c(192), stride=2, padding=0),
                 ),
                 nn.MaxPool2d(3, 2),
-            ),
-            of_8(c(320) + c(192) + last),
-            of_8(c(320) + 4 * c(384) + c(192)),
+            )
         )
+        channels += c(320) + c(192)
+        for _ in range(blocks[2]):
+            layers.append(of_8(channels))
+            channels = c(320) + 4 * c(384) + c(192)
+        self.blocks = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout()
-        self.classifier = nn.Linear(c(320) + 4 * c(384) + c(192), classes)
+        self.classifier = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(self.blocks(self.stem(x)))

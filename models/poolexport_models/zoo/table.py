@@ -48,7 +48,7 @@ class Network:
         thumbnail: rows and columns of the images that tests use.
         answer: "classes" (scores of an image), "map" (scores of every pixel), "vector" (of an image) or "regions"
             (scores and shifts of every region; the network takes regions besides images).
-        slim_options: further options of ``make`` in tests; residual networks have one block a stage there.
+        slim_options: further options of ``make`` in tests; most networks of blocks have one a stage there.
         note: what the card has to say besides; empty for most.
     """
 
@@ -165,6 +165,7 @@ _ALL = (
         width=32,
         image=(299, 299),
         thumbnail=(79, 86),
+        slim_options=MappingProxyType({"blocks": (1, 1, 1)}),
         note="Without the auxiliary classifier. H and W of at least 75.",
     ),
     Network(
