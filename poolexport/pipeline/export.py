@@ -179,11 +179,16 @@ def _explain(error: Exception, prepared: Prepared, shapes: tuple[Any, ...]) -> s
             f"axis {label} (number {axis}) of input {name!r} cannot be dynamic: {who} at its length of {length}; "
             f"{remedy}, or leave {label} out of the dynamic axes"
         )
-    missing = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", text)
+    where = _module_of(causes, prepared.model) or "the model itself"
+    missing = re.search(
+        r"No ONNX function found for (?:<OpOverload\(op='([^']+)'|<(?:built-in )?function (\w+)|(\S+))", text
+    )
     if missing:
-        return f"torch has no ONNX form for {missing[1]}; replace the layer that calls it"
+        operator = next(filter(None, missing.groups()))
+        return f"{where}: torch has no ONNX form for {operator}; replace the layer that calls it"
     lines = [line.strip() for line in str(causes[-1]).splitlines() if line.strip()]
-    return f"torch could not export the model: {type(causes[-1]).__name__}: {lines[0] if lines else '(no message)'}"
+    reason = re.sub(r" at 0x[0-9a-f]+", "", lines[0]) if lines else "(no message)"
+    return f"{where}: torch could not export the model: {type(causes[-1]).__name__}: {reason}"
 
 
 def _position(prepared: Prepared, name: str) -> int | None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -132,11 +133,29 @@ def _compare(before: ort.InferenceSession, after: ort.InferenceSession, manifest
             continue
         answers = after.run(None, feed)
         for port, answer, truth in zip(before.get_outputs(), answers, expected, strict=True):
-            judgement = judge(answer, truth, truth)
-            if not judgement.passed:
-                raise ExportError(f"inlined, output {port.name!r} is another: {judgement.reason}; nothing was written")
+            reason = _difference(answer, truth)
+            if reason:
+                raise ExportError(f"inlined, output {port.name!r} is another: {reason}; nothing was written")
         compared += 1
     return compared
+
+
+def _difference(answer: Any, truth: Any) -> str:
+    """How two answers differ, which may be arrays, sequences or maps of them; empty where they do not."""
+    if isinstance(truth, np.ndarray) and isinstance(answer, np.ndarray) and truth.dtype.kind in "fiub":
+        return judge(answer, truth, truth).reason
+    if isinstance(truth, (list, tuple)) and isinstance(answer, (list, tuple)):
+        if len(answer) != len(truth):
+            return f"{len(answer)} entries instead of {len(truth)}"
+        return next(filter(None, map(_difference, answer, truth)), "")
+    if isinstance(truth, dict) and isinstance(answer, dict):
+        return _difference([*answer, *answer.values()], [*truth, *truth.values()])
+    same = (
+        np.array_equal(answer, truth)
+        if isinstance(truth, np.ndarray)
+        else type(answer) is type(truth) and answer == truth
+    )
+    return "" if same else f"{answer!r} instead of {truth!r}"
 
 
 def _feeds(ports: Sequence[ort.NodeArg], manifest: Manifest | None) -> Iterator[dict[str, np.ndarray]]:
