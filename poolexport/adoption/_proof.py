@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from poolexport.adoption._entry import Ours
 from poolexport.adoption._slots import HOOKS
+from poolexport.pipeline._run import copy_of, run
 from poolexport.pipeline._state import random_states_kept, tensors_of
 
 #: How far two answers in float64 may differ, over the size of the largest number in them: roundings in another order.
@@ -79,6 +80,24 @@ def compare(module: nn.Module, ours: Ours) -> Proof:
         return Proof(None, "it answers nothing but NaN and infinities")
     kind = f"{str(ours.dtype).removeprefix('torch.')}{' and training mode' if ours.training else ''}"
     return Proof(True, f"same answers in {kind} to {count} inputs, largest relative difference {worst:.1g}")
+
+
+def compare_models(model: nn.Module, adopted: nn.Module, args: Sequence[Tensor]) -> Proof:
+    """Compare a model with its copy in which layers were replaced, in float64 and eval mode, on one input."""
+    inputs = [x.double() if x.is_floating_point() else x for x in args]
+    with random_states_kept(SEED), _making(torch.float64):
+        try:
+            theirs, mine = (copy_of(part).cpu().double().eval() for part in (model, adopted))
+            wanted, again = (tensors_of(run(theirs, inputs)) for _ in range(2))
+        except Exception as error:
+            return Proof(None, f"the model could not be run in float64: {_first_line(error)}")
+        if _difference(wanted, again)[0]:
+            return Proof(None, "the model answers the same input differently")
+        try:
+            fault, size = _difference(wanted, tensors_of(run(mine, inputs)))
+        except Exception as error:
+            return Proof(False, _first_line(error))
+    return Proof(not fault, fault or f"same answers as a whole, largest relative difference {size:.1g}")
 
 
 def _inputs(ours: Ours) -> Iterator[tuple[str, Tensor]]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from poolexport.errors import InputError
+from poolexport.pipeline._run import computed_weights
 
 #: Where a module keeps what is to be called before and after it.
 HOOKS = (
@@ -37,7 +40,7 @@ def duplicate(model: nn.Module, others: Mapping[str, nn.Module] | None = None) -
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(f"the model is {COMPILED}")
     try:
-        return copy.deepcopy((model, dict(others or {})))
+        return copy.deepcopy((model, dict(others or {})), computed_weights(model))
     except Exception as error:
         raise InputError(
             f"the model cannot be copied, which keeps it from being changed: {error}; clear what it caches, or load "
@@ -78,15 +81,36 @@ def require_only_in_the_tree(model: nn.Module, path: str, module: nn.Module) -> 
     """Raise an InputError where something besides the tree of modules holds the module, and would go on using it."""
     for where, holder in model.named_modules():
         for name, value in vars(holder).items():
-            if name in ("_modules", "_parameters", "_buffers"):
+            if name in ("_modules", "_parameters", "_buffers") or name in HOOKS or value is None:
                 continue
-            values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-            if value is module or any(entry is module for entry in values):
+            if _holds(value, module, set()):
                 place = f"{where}.{name}" if where else name
                 raise InputError(
                     f"{path} ({type(module).__name__}) is also held by the plain attribute {place}, which would go on "
                     "using it; use nn.ModuleList or nn.ModuleDict there, or take it out"
                 )
+
+
+def _holds(value: Any, module: nn.Module, seen: set[int]) -> bool:
+    """Whether a module is to be reached through lists, mappings, plain objects, methods and partial calls."""
+    if value is module:
+        return True
+    if id(value) in seen or isinstance(value, (nn.Module, type, torch.Tensor, str, bytes, int, float)):
+        return False
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        inner = [*value.values()]
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        inner = [*value]
+    elif isinstance(value, MethodType):
+        inner = [value.__self__]
+    elif isinstance(value, partial):
+        inner = [value.func, *value.args, *value.keywords.values()]
+    elif isinstance(value, (ModuleType, FunctionType)):
+        return False
+    else:
+        inner = [*getattr(value, "__dict__", {}).values()]
+    return any(_holds(entry, module, seen) for entry in inner)
 
 
 def require_no_inner_hooks(path: str, module: nn.Module) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from poolexport.adoption import _slots
 from poolexport.adoption._entry import Entry, Foreign, Ours, Unlike
-from poolexport.adoption._proof import compare
+from poolexport.adoption._proof import compare, compare_models
 from poolexport.adoption.table import entry_for
 from poolexport.errors import InputError
 from poolexport.pipeline._state import random_states_kept
@@ -65,14 +65,18 @@ class Adopted:
         model: the copy.
         replacements: a record for every layer that was replaced, in the order of the model.
         kept: a record for every layer with a known name that was not.
+        proof: what the comparison of the two models found; empty where there was none.
     """
 
     model: nn.Module
     replacements: list[Replacement]
     kept: list[Kept]
+    proof: str = ""
 
 
-def adopt(model: nn.Module, choices: Mapping[str, str] | None = None) -> Adopted:
+def adopt(
+    model: nn.Module, choices: Mapping[str, str] | None = None, *, args: Tensor | Sequence[Tensor] = ()
+) -> Adopted:
     """Replace pooling layers of torch and other packages by ours, with their weights, in a copy of the model.
 
     Layers are known by the names of their classes and by what they hold; no other package is imported. Every one is
@@ -83,6 +87,8 @@ def adopt(model: nn.Module, choices: Mapping[str, str] | None = None) -> Adopted
     Args:
         model: it is not changed, and no random state is.
         choices: by dotted path or class name, the meaning of a layer that has several, or "keep" to leave it alone.
+        args: one example input, or a sequence of them; given these, the two models are compared as a whole as well,
+            where every replacement is proven. A model that asks for the class of a layer only shows itself so.
 
     Returns:
         The copy, and a record of every layer that was replaced or kept.
@@ -90,7 +96,8 @@ def adopt(model: nn.Module, choices: Mapping[str, str] | None = None) -> Adopted
     Raises:
         InputError: a layer may mean several things, with the choices that settle it; it answers something else than
             ours; it cannot be replaced without a trace, because of hooks inside of it, a weight in another form that
-            another module shares, or something besides the tree of modules that holds it; or a choice is for nothing.
+            another module shares, or something besides the tree of modules that holds it; a choice is for nothing; or
+            every layer is proven and the model as a whole answers otherwise.
 
     Example:
         >>> import torch, poolexport
@@ -109,6 +116,7 @@ def adopt(model: nn.Module, choices: Mapping[str, str] | None = None) -> Adopted
         places.setdefault(id(module), []).append(path)
     _require_known(choices, copied)
     replacements, kept, done = [], [], set()
+    exact = True
     above: list[str] = []
     for path, module in list(_slots.paths(copied)):
         entry = entry_for(module)
@@ -127,6 +135,7 @@ def adopt(model: nn.Module, choices: Mapping[str, str] | None = None) -> Adopted
             kept.append(Kept(path, found, str(reason)))
             continue
         new = ours.layer
+        exact = exact and proven and not ours.unit_vectors
         _slots.require_only_in_the_tree(copied, path, module)
         _slots.require_no_inner_hooks(path, module)
         _slots.require_weights_of_its_own(copied, path, module, new)
@@ -134,7 +143,18 @@ def adopt(model: nn.Module, choices: Mapping[str, str] | None = None) -> Adopted
         above += places[id(module)]
         notes = (*ours.notes, *(f"the same layer is at {other}" for other in places[id(module)] if other != path))
         replacements.append(Replacement(path, found, repr(new), ours.meaning, notes, proven, proof))
-    return Adopted(copied, replacements, kept)
+    examples = (args,) if isinstance(args, Tensor) else tuple(args)
+    proof = ""
+    if examples and replacements and exact:
+        whole = compare_models(model, copied, examples)
+        if whole.same is False:
+            raise InputError(
+                f"every replaced layer computes what ours does, but the model as a whole does not: {whole.words}; it "
+                f"may ask for the class of a layer, or for what only that class has; leave some alone, as in "
+                f"{{{replacements[0].path!r}: {KEEP!r}}}"
+            )
+        proof = whole.words
+    return Adopted(copied, replacements, kept, proof)
 
 
 def _settle(entry: Entry, found: Foreign, where: str) -> tuple[Ours, bool, str]:

@@ -131,15 +131,16 @@ def export(
         require_free(target, force=force)
         loaded = _model.load(factory, weights, getattr(torch, dtype))
         model, adopted = loaded.model, None
+        shapes = _inputs.in_order(shapes, model)
+        examples = _inputs.draw(shapes, [getattr(torch, dtype)] * len(shapes))
         if adopt:
             from poolexport.adoption import adopting
 
-            adopted = adopting.adopt(model, chosen)
+            adopted = adopting.adopt(model, chosen, args=examples)
             model = adopted.model
-        shapes = _inputs.in_order(shapes, model)
         bundle = api.export(
             model,
-            _inputs.draw(shapes, [getattr(torch, dtype)] * len(shapes)),
+            examples,
             target,
             dynamic_shapes=_inputs.dynamic(dynamic, shapes),
             opset=opset,

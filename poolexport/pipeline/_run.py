@@ -42,17 +42,19 @@ def trace(model: nn.Module, args: Sequence[Tensor], shapes: Any) -> None:
         torch.export.export(model, tuple(args), dynamic_shapes=shapes, strict=False)
 
 
+def computed_weights(model: nn.Module) -> dict[int, Any]:
+    """What ``copy.deepcopy`` is to take for weights that it refuses to copy, by their ``id``.
+
+    Weights that a hook computes anew at every call, as torch.nn.utils.weight_norm keeps them, know their history.
+    """
+    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    return {id(value): value.detach().clone() for value in held if not value.is_leaf}
+
+
 def copy_of(model: nn.Module) -> nn.Module:
     """A copy that may be run, traced and changed without touching the model."""
-    # Weights that a hook computes anew at every call, as torch.nn.utils.weight_norm keeps them, know their history.
-    computed = [
-        value
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    ]
     try:
-        return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
+        return copy.deepcopy(model, computed_weights(model))
     except Exception as error:
         raise InputError(
             f"the model cannot be copied, which keeps the export from changing it: {error}; clear what it caches, or "
