@@ -57,7 +57,8 @@ def translation_table(
             as torch converts what it writes; where this is given, operators that no onnxruntime can run in that
             version are refused.
         seed: fixes the regions of fractional max pooling without samples, one for every channel; without a seed it is
-            refused. With an ``output_ratio`` and dynamic sizes the seed has to be given to ``tracing`` as well.
+            refused. With dynamic sizes, an ``output_ratio`` and poolings in three dimensions need ``tracing``, and the
+            seed there.
         keep_randomness: let the file draw, and leave layers in training mode as they are.
         functions: leave ``poolexport::`` nodes without bodies, for an exporter that attaches them; False writes
             standard operators only.

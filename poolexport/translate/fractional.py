@@ -80,8 +80,8 @@ def _with_indices(
         known = 1 if isinstance(channels, SymInt) else channels
         _random_samples = torch.from_numpy(draw(seed, known, rank))  # type: ignore[arg-type]
     if _random_samples is None:
-        if output_size is not None:
-            # The table's turn, which may know a seed.
+        if output_size is not None and rank == 2:
+            # The table's turn, which may know a seed; in three dimensions torch cannot trace dynamic sizes.
             return NotImplemented
         raise RandomnessError(REFUSAL)
     sizes, ratios = _per_axis(output_size, rank), _per_axis(output_ratio, rank)

@@ -200,6 +200,14 @@ def test_a_seed_fixes_the_regions_of_fractional_pooling():
         np.testing.assert_array_equal(got, y.numpy())
 
 
+def test_a_seed_for_three_dimensions_is_asked_for_while_torch_traces():
+    """torch cannot trace these with dynamic sizes, so that the table is never asked."""
+    layer, cube = nn.FractionalMaxPool3d(2, 4), torch.randn(2, 3, 8, 8, 8)
+    with pytest.raises(Exception) as caught, tracing():
+        by_table(layer, cube, axes=({0: "n"},))
+    assert isinstance(reason(caught.value), RandomnessError)
+
+
 @pytest.mark.parametrize("options", [{"opset": 17}, {"opset": 24}, {"seed": -1}, {"seed": True}])
 def test_what_torch_does_not_write_is_refused(options):
     with pytest.raises(InputError, match=r"opsets 18 to 23, not|seed must be a whole number"):
