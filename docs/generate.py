@@ -264,10 +264,10 @@ def whole_models() -> list[str]:
     lines = [
         "## Whole networks",
         "",
-        "The [reference networks](../models/README.md#networks-of-the-literature) as published, exported from one image "
-        "with every axis dynamic, and verified. Memory is the largest that a fresh process holds: one that builds the "
-        "network and runs it once, and one that builds, exports and verifies it. `make bench-models` measures "
-        "again.",
+        "The [reference networks](../models/README.md#networks-of-the-literature) as published, exported from one "
+        "image with every axis dynamic, and verified. Memory is the largest that a fresh process holds: one that "
+        "builds the network and runs it once, and one that builds, exports and verifies it. `make bench-models` "
+        "measures again.",
         "",
         f"Measured on {machine['date']}: {machine['processor']}, {machine['cores']} cores, {machine['system']}, "
         f"Python {machine['python']}, torch {machine['torch']}, onnxruntime {machine['onnxruntime']}, "
