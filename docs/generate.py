@@ -256,11 +256,14 @@ def benchmark_page() -> str:
         f"| {row['inlined']:.2f} | {row['function'] / row['copy']:.0f} |"
         for name, row in report["methods"].items()
     ]
-    return "\n".join([*lines, "", *whole_models()]) + "\n"
+    section = whole_models()
+    return "\n".join([*lines, *([""] if section else []), *section]) + "\n"
 
 
 def whole_models() -> list[str]:
-    """The committed costs of exporting and verifying whole networks, as a section."""
+    """The committed costs of exporting and verifying whole networks, as a section; nothing before they are measured."""
+    if not WHOLE_MODELS.exists():
+        return []
     report = json.loads(WHOLE_MODELS.read_text())
     machine = report["machine"]
     lines = [
