@@ -20,6 +20,7 @@ from poolexport.translate import (
     fractional,
     linalg,
     max,
+    nearest,
     randomness,
     regions,
     rounding,
@@ -33,7 +34,7 @@ from poolexport.translate._writing import counter, entry
 
 __all__ = ["decision_by_values", "tracing", "translation_table"]
 
-FAMILIES = (max, average, adaptive, fractional, unpool, scatter, linalg, regions, sampling, randomness)
+FAMILIES = (max, average, adaptive, fractional, unpool, scatter, linalg, regions, sampling, nearest, randomness)
 
 #: Versions that torch's exporter writes.
 OPSETS = range(18, 24)
@@ -117,9 +118,10 @@ def _where_accumulating(overload: Any, ours: Callable[..., Any]) -> Callable[...
 
 
 def _overload(name: str) -> Any:
-    """The operator of a qualified name, or None where it is not registered."""
+    """The operator of a qualified name, ``aten::add`` or ``aten::add.Tensor``, or None where it is not registered."""
     namespace, _, operator = name.partition("::")
+    operator, _, overload = operator.partition(".")
     try:
-        return getattr(getattr(torch.ops, namespace), operator).default
+        return getattr(getattr(getattr(torch.ops, namespace), operator), overload or "default")
     except AttributeError:
         return None
