@@ -23,7 +23,7 @@ class GeMRetrieval(nn.Module):
 
     Example:
         >>> import torch
-        >>> GeMRetrieval(width=4).eval()(torch.rand(2, 3, 48, 70)).norm(dim=1).round(decimals=4)
+        >>> GeMRetrieval(width=4).eval()(torch.rand(2, 3, 48, 70)).norm(dim=1).detach().round(decimals=4)
         tensor([1., 1.])
 
     Source:
