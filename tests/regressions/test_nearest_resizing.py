@@ -1,4 +1,4 @@
-"""Resizing by nearest cells follows torch at every size; onnxruntime's own reads other cells where a step is rounded."""
+"""Resizing by nearest cells follows torch at every size; onnxruntime reads other cells where a step is rounded."""
 
 import itertools
 
