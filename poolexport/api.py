@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -145,7 +146,7 @@ def export(
                 rtol=rtol,
                 atol=atol,
                 randomness=prepared.randomness,
-                audited=True,
+                audited=prepared.constant,
                 progress=progress,
             )
     report("package", 0, 1)
@@ -174,6 +175,7 @@ def _graph(prepared: Prepared, portable: bool, keep_sources: bool) -> ir.Model:
 def _readable(graph: ir.Model, target: Path, external_data: ExternalData) -> Iterator[Source]:
     """The graph as something that onnxruntime opens."""
     if weights_stage.outside(graph, external_data) or weights_stage.size(graph) > weights_stage.MUCH:
+        gc.collect()  # a trace holds its tensors in loops
         with weights_stage.draft(graph, target) as file:
             yield file
     else:

@@ -51,10 +51,17 @@ def computed_weights(model: nn.Module) -> dict[int, Any]:
     return {id(value): value.detach().clone() for value in held if not value.is_leaf}
 
 
-def copy_of(model: nn.Module) -> nn.Module:
-    """A copy that may be run, traced and changed without touching the model."""
+def copy_of(model: nn.Module, *, sharing: bool = False) -> nn.Module:
+    """A copy that may be run, traced and changed without touching the model.
+
+    Args:
+        model: what is copied.
+        sharing: the copy has the model's own parameters, which takes no memory; for a model that was seen to leave
+            them alone, and a copy that is only run.
+    """
+    shared = {id(parameter): parameter for parameter in model.parameters()} if sharing else {}
     try:
-        return copy.deepcopy(model, computed_weights(model))
+        return copy.deepcopy(model, computed_weights(model) | shared)
     except Exception as error:
         raise InputError(
             f"the model cannot be copied, which keeps the export from changing it: {error}; clear what it caches, or "

@@ -44,6 +44,7 @@ class Prepared:
         inference_rules: for every layer that is random in training, the fixed rule it follows, by dotted path.
         layers: method name of every pooling layer of ours, by dotted path.
         randomness: what became of the layers that a policy decided about, by dotted path.
+        constant: runs draw nothing and leave the weights as they are; ``model`` has the weights of ``original`` then.
     """
 
     model: nn.Module
@@ -56,6 +57,7 @@ class Prepared:
     inference_rules: Mapping[str, str]
     layers: Mapping[str, str]
     randomness: Mapping[str, str] = field(default_factory=dict)
+    constant: bool = False
 
 
 def prepare(
@@ -93,6 +95,10 @@ def prepare(
         with random_states_kept():
             run(copy_of(model), given)
     settled = settle(duplicate, examples, randomness)
+    constant = not settled.policies and _same_weights(model, duplicate)
+    if constant:
+        # The copy that was run has shown that one with the model's own weights may be traced, which takes no memory.
+        duplicate = copy_of(model, sharing=True)
     if output_names is not None:
         _require_names("output_names", output_names)
     with random_states_kept():
@@ -124,7 +130,14 @@ def prepare(
         },
         layers={path: method.name for path, method in ours.items()},
         randomness=settled.policies,
+        constant=constant,
     )
+
+
+def _same_weights(model: nn.Module, used: nn.Module) -> bool:
+    """Whether a copy that was run still has the weights of its model; some layers change theirs whenever they run."""
+    pairs = zip(model.parameters(), used.parameters(), strict=True)
+    return all(a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
 
 
 def written(opset: int) -> int:
