@@ -7,6 +7,8 @@
     │   ├── OutputError       the target cannot be written
     │   └── MissingExtraError an optional package is not installed
     ├── ExportError           torch could not turn the model into a graph       (exit code 2)
+    ├── RequestError          a server refuses a request, or cannot answer it   (an HTTP status)
+    ├── StartError            a server cannot start                             (exit code 1)
     └── ParityError           the file does not compute what the model computes (exit code 1)
         └── FrozenAxisError   ... at lengths of a dynamic axis other than the traced one
 
@@ -57,6 +59,20 @@ class MissingExtraError(InputError):
 
 class ExportError(PoolExportError):
     """torch could not turn the model into a graph."""
+
+
+class RequestError(PoolExportError):
+    """A server refuses a request, or cannot answer it; ``status`` is the HTTP status code that says why."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StartError(PoolExportError):
+    """A server cannot start."""
+
+    exit_code = 1
 
 
 class ParityError(PoolExportError):
