@@ -26,12 +26,14 @@ from poolexport.bundle import MANIFEST, METADATA_KEY, SAMPLE, WEIGHTS_KEY, Manif
 from poolexport.errors import InputError
 from poolexport.serve.config import Limits
 from poolexport.serve.datatypes import TensorSpec, spec
-from poolexport.serve.facts import Facts, axis_of, digests, run_options, session_options
+from poolexport.serve.facts import Facts, axis_of, digests, run_options, said, session_options
 
 Array = np.ndarray[Any, np.dtype[Any]]
 #: How far a replayed answer may be from the recorded one, in units of rounding at its scale: other processors and
 #: releases of onnxruntime add up in another order.
 ROUNDINGS = 2048
+#: Operators that decide how much is computed by what is computed.
+CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 #: Length of an axis that may change, where nothing else is known; tried one after the other.
 LENGTHS = (1, 8, 32, 64, 224)
 #: Rows of the batch that is measured against single runs, and seconds that measuring may take.
@@ -93,10 +95,13 @@ def facts(path: Path) -> Facts:
     """
     file = model_path(path)
     found = digests(path)
-    _no_foreign_files(file)
+    model = _no_foreign_files(file)
     from poolexport.runtime import session
 
-    opened = session(file, options=session_options())
+    try:
+        opened = session(file, options=session_options())
+    except InputError as error:
+        raise InputError(f"onnxruntime cannot load it: {said(error)}") from error
     metadata = opened.get_modelmeta().custom_metadata_map
     if path.is_dir():
         _unedited(path, metadata)
@@ -132,14 +137,15 @@ def facts(path: Path) -> Facts:
         batched=batched,
         seconds=seconds,
         elements=sum(array.size for array in feeds.values()),
+        steady=all(tensor.dtype.kind == "f" for tensor in inputs) and CONTROL.isdisjoint(_operators(model)),
         gain=round(gain, 3),
         verdict=manifest.verdict if manifest else "",
         replayed=replayed,
     )
 
 
-def _no_foreign_files(file: Path) -> None:
-    """Raise where weights are outside the model's folder, or not where the model says they are."""
+def _no_foreign_files(file: Path) -> Any:
+    """The model as onnx reads it; raises where weights are outside its folder, or not where it says they are."""
     import onnx
 
     if not file.stat().st_size:
@@ -156,6 +162,7 @@ def _no_foreign_files(file: Path) -> None:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         _own_file(folder, entries.get("location", ""), entries.get("offset", "0"), entries.get("length", "0"))
+    return model
 
 
 def _own_file(folder: Path, location: str, offset: str, length: str) -> None:
@@ -183,20 +190,37 @@ def _own_file(folder: Path, location: str, offset: str, length: str) -> None:
 def _tensors(model: Any) -> list[Any]:
     """Every tensor in a model, wherever it is: in graphs, their attributes, and functions."""
     found: list[Any] = []
-    graphs = [model.graph]
-    nodes = [node for function in model.functions for node in function.node]
-    while graphs or nodes:
-        if graphs:
-            graph = graphs.pop()
-            found.extend(graph.initializer)
-            found.extend(part for sparse in graph.sparse_initializer for part in (sparse.values, sparse.indices))
-            nodes.extend(graph.node)
-        while nodes:
-            for attribute in nodes.pop().attribute:
-                found.extend((attribute.t, *attribute.tensors))
-                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                    found.extend((sparse.values, sparse.indices))
-                graphs.extend(graph for graph in (attribute.g, *attribute.graphs) if graph.node or graph.initializer)
+    for graph in _graphs(model):
+        found.extend(graph.initializer)
+        found.extend(part for sparse in graph.sparse_initializer for part in (sparse.values, sparse.indices))
+    for node in _nodes(model):
+        for attribute in node.attribute:
+            found.extend((attribute.t, *attribute.tensors))
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                found.extend((sparse.values, sparse.indices))
+    return found
+
+
+def _operators(model: Any) -> set[str]:
+    return {node.op_type for node in _nodes(model)}
+
+
+def _nodes(model: Any) -> list[Any]:
+    """The nodes of all graphs and functions."""
+    inside = [node for graph in _graphs(model) for node in graph.node]
+    return inside + [node for function in model.functions for node in function.node]
+
+
+def _graphs(model: Any) -> list[Any]:
+    """The graph, and all graphs in attributes of nodes, of functions too."""
+    found = [model.graph]
+    waiting = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    while waiting:
+        for attribute in waiting.pop().attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                if graph.ByteSize():
+                    found.append(graph)
+                    waiting.extend(graph.node)
     return found
 
 
@@ -229,7 +253,7 @@ def _replay(sample: Path, run: Any, outputs: list[str], manifest: Manifest | Non
     try:
         answers = run(feeds)
     except Exception as error:
-        raise InputError(f"its own sample does not run: {_first_line(error)}") from error
+        raise InputError(f"its own sample does not run: {said(error)}") from error
     random = manifest.random_outputs if manifest else ()
     for name, answer in zip(outputs, answers):
         wanted = recorded[f"output/{name}"]
@@ -277,7 +301,7 @@ def _warm_up(inputs: list[TensorSpec], run: Any, manifest: Manifest | None) -> d
             except MemoryError:
                 raise
             except Exception as error:
-                reason = f"it does not run: {_first_line(error)}"
+                reason = f"it does not run: {said(error)}"
                 continue
             if all(answer.dtype.kind != "f" or np.isfinite(answer).all() for answer in answers):
                 return feeds
@@ -307,11 +331,6 @@ def _seconds(run: Any) -> float:
         run()
         times.append(time.perf_counter() - started)
     return statistics.median(times)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return ascii(text.splitlines()[0][:200])[1:-1] if text else type(error).__name__
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ ROWS = (
 )
 BYTES = "BYTES"
 #: Names of all types of the protocol; BF16 is one that numpy has not, and so no model here.
-DATATYPES = frozenset(row[1] for row in ROWS) | {"BF16"}
+DATATYPES = (*(row[1] for row in ROWS), "BF16")
 _BY_ORT = {f"tensor({ort})": (datatype, np.dtype(dtype)) for ort, datatype, dtype in ROWS}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ import onnxruntime as ort
 
 from poolexport.bundle import DATA, MANIFEST, MODEL, SAMPLE, sha256
 from poolexport.serve.datatypes import TensorSpec
+
+#: Characters of onnxruntime's own words that are repeated.
+TOLD = 300
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Facts:
         batched: whether the first axis of all inputs and outputs is one axis, proven to be dynamic.
         seconds: that a run on the warm-up input takes.
         elements: numbers in that input.
+        steady: whether a run takes as long whatever the values are: no loops, and no whole numbers to steer them.
         gain: how much more the model gets done in batches of 8 than one by one, on one thread.
         verdict: of the export; empty where the file has no manifest.
         replayed: whether the bundle's sample was computed and compared.
@@ -32,6 +37,7 @@ class Facts:
     batched: bool
     seconds: float
     elements: int
+    steady: bool
     gain: float
     verdict: str
     replayed: bool
@@ -68,3 +74,11 @@ def axis_of(tensor: TensorSpec) -> str:
     """The name of a first axis that may change, or nothing."""
     first = tensor.shape[0] if tensor.shape else ""
     return first if isinstance(first, str) else ""
+
+
+def said(error: Exception) -> str:
+    """onnxruntime's words on one line, without places in anybody's file system; their end, where they are many."""
+    text = re.sub(r"\S*/\S*", "", " ".join(str(error).split()))
+    text = re.sub(r"^.*?(Status Message: |\[ONNXRuntimeError\] : \d+ : )", "", text)
+    told = ascii(text)[1:-1].strip()
+    return (told if len(told) <= TOLD else f"... {told[-TOLD:]}") or type(error).__name__

@@ -8,13 +8,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import numpy as np
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
 
 from poolexport.errors import RequestError, StartError
 from poolexport.serve import core as describe
@@ -39,6 +41,8 @@ from poolexport.serve.protocol import (
 from poolexport.serve.stubs import inference_pb2 as messages
 
 SERVICE = messages.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+#: Calls that need no token.
+PUBLIC = ("ServerLive", "ServerReady")
 #: gRPC's status for each of HTTP's that the core uses.
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -83,13 +87,13 @@ class Servicer:
     """Answers the calls of the service; each method has the name of its call."""
 
     def __init__(self, core: Core) -> None:
-        self._core = core
+        self.core = core
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
         return messages.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: Any, context: Any) -> Any:
-        return messages.ServerReadyResponse(ready=self._core.ready)
+        return messages.ServerReadyResponse(ready=self.core.ready)
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:
         return messages.ServerMetadataResponse(**describe.server_metadata())
@@ -101,36 +105,36 @@ class Servicer:
             if error.status == 404:
                 raise
             return messages.ModelReadyResponse(ready=False)
-        return messages.ModelReadyResponse(ready=self._core.ready)
+        return messages.ModelReadyResponse(ready=self.core.ready)
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
         model = self._find(request)
-        found = describe.model_metadata(model, self._core.repository.versions(model.name))
+        found = describe.model_metadata(model, self.core.repository.versions(model.name))
         return ParseDict(found, messages.ModelMetadataResponse())
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:
-        config = describe.model_config(self._find(request), self._core.engine.slots, self._core.settings.batch_delay)
+        config = describe.model_config(self._find(request), self.core.engine.slots, self.core.settings.batch_delay)
         return ParseDict({"config": config}, messages.ModelConfigResponse())
 
     async def ModelStatistics(self, request: Any, context: Any) -> Any:
-        asked = self._core.chosen(request.name, request.version)
-        found = [describe.model_statistics(model, self._core.statistics(model)) for model in asked]
+        asked = self.core.chosen(request.name, request.version)
+        found = [describe.model_statistics(model, self.core.statistics(model)) for model in asked]
         return ParseDict({"model_stats": found}, messages.ModelStatisticsResponse())
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:
-        found = describe.index(self._core.repository, ready=request.ready)
+        found = describe.index(self.core.repository, ready=request.ready)
         return ParseDict({"models": found}, messages.RepositoryIndexResponse())
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
-        await self._core.load(request.model_name, request.parameters)
+        await self.core.load(request.model_name, request.parameters)
         return messages.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
-        await self._core.unload(request.model_name)
+        await self.core.unload(request.model_name)
         return messages.RepositoryModelUnloadResponse()
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
-        model = self._core.repository.find(request.model_name, request.model_version)
+        model = self.core.repository.find(request.model_name, request.model_version)
         try:
             return await self._infer(model, request, context.time_remaining())
         except RequestError as error:
@@ -150,7 +154,7 @@ class Servicer:
                 yield messages.ModelStreamInferResponse(error_message=str(error), infer_response=refused)
 
     def _find(self, request: Any) -> Model:
-        return self._core.repository.find(request.name, request.version)
+        return self.core.repository.find(request.name, request.version)
 
     async def _infer(self, model: Model, message: Any, remaining: float | None) -> Any:
         started = time.perf_counter()
@@ -158,7 +162,7 @@ class Servicer:
         if remaining is not None and (not request.seconds or remaining < request.seconds):
             request.seconds = max(remaining, 1e-6)
         decoded = time.perf_counter()
-        answers, run = await self._core.engine.infer(model, request.feeds, request.outputs, request.seconds)
+        answers, run = await self.core.engine.infer(model, request.feeds, request.outputs, request.seconds)
         computed = time.perf_counter()
         answer = encode(model, request, answers)
         ended = time.perf_counter()
@@ -247,30 +251,37 @@ def add_to_server(servicer: Servicer, server: Any) -> None:
 
 
 def _handler(servicer: Servicer, call: Any) -> Any:
+    """How a call is answered: its bytes are read in it, so that what is no message is refused like all else."""
     behaviour = getattr(servicer, call.name)
-    kind, guarded = (
-        (grpc.stream_stream_rpc_method_handler, _guarded_stream(servicer, behaviour))
-        if call.server_streaming
-        else (grpc.unary_unary_rpc_method_handler, _guarded(servicer, behaviour, call.name.startswith("Server")))
-    )
-    takes, gives = getattr(messages, call.input_type.name), getattr(messages, call.output_type.name)
-    return kind(guarded, request_deserializer=takes.FromString, response_serializer=gives.SerializeToString)
+    read = partial(_read, getattr(messages, call.input_type.name))
+    write = getattr(messages, call.output_type.name).SerializeToString
+    if call.server_streaming:
+        stream = _guarded_stream(servicer, behaviour, read)
+        return grpc.stream_stream_rpc_method_handler(stream, response_serializer=write)
+    unary = _guarded(servicer, behaviour, read, public=call.name in PUBLIC)
+    return grpc.unary_unary_rpc_method_handler(unary, response_serializer=write)
 
 
-def _authorize(servicer: Servicer, context: Any) -> None:
-    core = servicer._core
+def _read(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise refuse(f"the request is no {kind.DESCRIPTOR.name}") from None
+
+
+def _authorize(core: Core, context: Any) -> None:
     if core.settings.tokens:
         core.authorize(next((value for key, value in context.invocation_metadata() if key == "authorization"), None))
 
 
-def _guarded(servicer: Servicer, behaviour: Callable[..., Any], public: bool) -> Callable[..., Any]:
+def _guarded(servicer: Servicer, behaviour: Callable[..., Any], read: Callable[[bytes], Any], *, public: bool) -> Any:
     """A call that ends with a status and one sentence, whatever happens in it."""
 
-    async def call(request: Any, context: Any) -> Any:
+    async def call(data: bytes, context: Any) -> Any:
         try:
             if not public:
-                _authorize(servicer, context)
-            return await behaviour(request, context)
+                _authorize(servicer.core, context)
+            return await behaviour(read(data), context)
         except RequestError as error:
             await _abort(context, error)
         except Exception:
@@ -279,11 +290,11 @@ def _guarded(servicer: Servicer, behaviour: Callable[..., Any], public: bool) ->
     return call
 
 
-def _guarded_stream(servicer: Servicer, behaviour: Callable[..., Any]) -> Callable[..., Any]:
-    async def call(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+def _guarded_stream(servicer: Servicer, behaviour: Callable[..., Any], read: Callable[[bytes], Any]) -> Any:
+    async def call(stream: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         try:
-            _authorize(servicer, context)
-            async for answer in behaviour(requests, context):
+            _authorize(servicer.core, context)
+            async for answer in behaviour((read(data) async for data in stream), context):
                 yield answer
         except RequestError as error:
             await _abort(context, error)
@@ -293,11 +304,11 @@ def _guarded_stream(servicer: Servicer, behaviour: Callable[..., Any]) -> Callab
     return call
 
 
-async def _abort(context: Any, error: RequestError) -> None:
+async def _abort(context: Any, error: RequestError) -> NoReturn:
     await context.abort(CODES.get(error.status, grpc.StatusCode.INTERNAL), str(error))
 
 
-async def _fault(context: Any) -> None:
+async def _fault(context: Any) -> NoReturn:
     log.exception("a call could not be answered")
     await context.abort(grpc.StatusCode.INTERNAL, "the server could not answer; its log says why")
 

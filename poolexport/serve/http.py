@@ -191,8 +191,8 @@ class Application:
         finally:
             timer.cancel()
         if message["type"] != "http.request":
-            # the client left before the end of its body
-            raise asyncio.CancelledError
+            # the client left, or what it sent is no HTTP
+            raise RequestError(400, "the body broke off before its end")
         return bytes(received)
 
     # everything else

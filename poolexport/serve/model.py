@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,14 +12,12 @@ from poolexport.errors import InputError, RequestError
 from poolexport.runtime import session
 from poolexport.serve.config import Limits
 from poolexport.serve.datatypes import spec
-from poolexport.serve.facts import Facts, digests, run_options, session_options
+from poolexport.serve.facts import Facts, digests, run_options, said, session_options
 from poolexport.serve.metrics import Meter
 from poolexport.serve.protocol import Array, Signature
 
 #: Runs shorter than this are made on the event loop: handing them to a thread would cost more than they do.
 QUICK = 2e-4
-#: Characters of onnxruntime's own words that an answer repeats.
-TOLD = 200
 
 
 class Model:
@@ -50,7 +47,7 @@ class Model:
         self.meter = Meter(name, version)
         self._session = session
         #: Largest number of elements for which a run is known to be quick; 0 where none is.
-        self._quick = facts.elements if facts.seconds < QUICK else 0
+        self._quick = facts.elements if facts.steady and facts.seconds < QUICK else 0
 
     def quick(self, feeds: Mapping[str, Array]) -> bool:
         """Whether a run on these arrays is short enough for the event loop."""
@@ -60,6 +57,10 @@ class Model:
         for array in feeds.values():
             size += array.size
         return size <= self._quick
+
+    def not_quick(self) -> None:
+        """Leave the event loop alone from now on: a run took longer than was measured."""
+        self._quick = 0
 
     def run(
         self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None, options: ort.RunOptions | None = None
@@ -74,7 +75,7 @@ class Model:
         except Exception as error:
             if options is not None and options.terminate:
                 raise RequestError(504, "the run took too long and was stopped") from None
-            raise RequestError(400, f"the model has no answer for this input: {_reason(error)}") from error
+            raise RequestError(400, f"the model has no answer for this input: {said(error)}") from error
         for answer in answers:
             if not isinstance(answer, np.ndarray):
                 raise RequestError(400, "the model gives something that is no tensor")
@@ -91,10 +92,3 @@ def open_model(name: str, version: str, facts: Facts, limits: Limits, *, batchin
     if digests(Path(facts.path)) != dict(facts.digests):
         raise InputError(f"{facts.path} changed while it was loaded; load it again")
     return Model(name, version, facts, opened, limits, batching=batching)
-
-
-def _reason(error: Exception) -> str:
-    """onnxruntime's words without line breaks and places in its or our file system."""
-    text = re.sub(r"\S*/\S*", "", " ".join(str(error).split()))
-    text = re.sub(r"^.*?Status Message: ", "", text)
-    return ascii(text[:TOLD])[1:-1].strip() or type(error).__name__

@@ -290,7 +290,8 @@ def _from_json(data: Any, tensor: TensorSpec, shape: tuple[int, ...]) -> Array:
     if not allowed.issuperset(map(type, flat)):
         raise refuse(f"input {name}: 'data' of {tensor.datatype} must hold {words} and nothing else")
     try:
-        array = np.array(flat, tensor.dtype)
+        with np.errstate(over="ignore"):
+            array = np.array(flat, tensor.dtype)
     except (OverflowError, ValueError):
         raise refuse(f"input {name}: a number is too large for {tensor.datatype}") from None
     if tensor.dtype.kind in "iu" and count and tensor.dtype.itemsize < 8:

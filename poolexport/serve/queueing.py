@@ -22,6 +22,8 @@ from poolexport.serve.facts import run_options
 from poolexport.serve.model import Model
 from poolexport.serve.protocol import Array
 
+#: Seconds that a run on the event loop may take before its model has to use the threads.
+HELD_UP = 0.02
 #: Seconds between two looks at the deadlines.
 TICK = 0.05
 
@@ -133,7 +135,7 @@ class Engine:
         """
         most = self._settings.limits.run_seconds
         run = Run(model, feeds, outputs, min(seconds, most) if seconds else most)
-        if model.quick(feeds) and not self._waiting:
+        if model.quick(feeds):
             return self._at_once(run), run
         if len(self._waiting) >= self._room:
             raise RequestError(503, f"the queue of {self._room} requests is full; try again")
@@ -163,7 +165,9 @@ class Engine:
             answers = run.model.run(run.feeds, run.outputs, run.options)
         finally:
             self._deadlines.discard(run)
-        run.ended = time.perf_counter()
+            run.ended = time.perf_counter()
+            if run.ended - run.started > HELD_UP:
+                run.model.not_quick()
         run.model.meter.runs += 1
         return answers
 
