@@ -227,21 +227,21 @@ def _graphs(model: Any) -> list[Any]:
 def _unedited(folder: Path, metadata: Mapping[str, str]) -> None:
     """Raise where a file of a bundle is not the one that was verified."""
     try:
-        said = json.loads((folder / MANIFEST).read_text())
-        hashes = dict(said.pop("sha256"))
+        manifest = json.loads((folder / MANIFEST).read_text())
+        hashes = dict(manifest.pop("sha256"))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise InputError(f"{MANIFEST} is missing or damaged ({type(error).__name__}); export the bundle anew") from None
     for name, digest in hashes.items():
         if not (folder / name).is_file() or sha256(folder / name) != digest:
             raise InputError(f"{name!a} is missing or was edited after the verification; export the bundle anew")
-    if said != json.loads(metadata.get(METADATA_KEY, "null")):
+    if manifest != json.loads(metadata.get(METADATA_KEY, "null")):
         raise InputError(f"{MANIFEST} was edited after the verification; export the bundle anew")
 
 
 def _unedited_weights(file: Path, metadata: Mapping[str, str]) -> None:
     """Raise where a file of weights beside a model is not the one it was written with."""
-    for name, said in json.loads(metadata.get(WEIGHTS_KEY, "{}")).items():
-        if sha256(file.parent / name) != said["sha256"]:
+    for name, facts in json.loads(metadata.get(WEIGHTS_KEY, "{}")).items():
+        if sha256(file.parent / name) != facts["sha256"]:
             raise InputError(f"{name!a} was edited after the verification; export the model anew")
 
 

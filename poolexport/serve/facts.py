@@ -79,6 +79,6 @@ def axis_of(tensor: TensorSpec) -> str:
 def said(error: Exception) -> str:
     """onnxruntime's words on one line, without places in anybody's file system; their end, where they are many."""
     text = re.sub(r"\S*/\S*", "", " ".join(str(error).split()))
-    text = re.sub(r"^.*?(Status Message: |\[ONNXRuntimeError\] : \d+ : )", "", text)
+    text = re.sub(r"^.*(Status Message: |\[ONNXRuntimeError\] : \d+ : \w+ : )", "", text)
     told = ascii(text)[1:-1].strip()
     return (told if len(told) <= TOLD else f"... {told[-TOLD:]}") or type(error).__name__

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import numpy as np
@@ -304,11 +304,11 @@ def _guarded_stream(servicer: Servicer, behaviour: Callable[..., Any], read: Cal
     return call
 
 
-async def _abort(context: Any, error: RequestError) -> NoReturn:
+async def _abort(context: Any, error: RequestError) -> None:
     await context.abort(CODES.get(error.status, grpc.StatusCode.INTERNAL), str(error))
 
 
-async def _fault(context: Any) -> NoReturn:
+async def _fault(context: Any) -> None:
     log.exception("a call could not be answered")
     await context.abort(grpc.StatusCode.INTERNAL, "the server could not answer; its log says why")
 
