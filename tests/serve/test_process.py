@@ -91,10 +91,12 @@ def test_nothing_that_was_accepted_is_lost_when_it_is_told_to_stop(bundles, tmp_
         one.join()
     assert slow == [200] * 4
     assert set(load.statuses) == {200}
-    # a connection that the kernel accepted and nobody read from is not an accepted request
-    assert not [lost for lost in load.lost if "reset" not in lost.lower() and "RemoteDisconnected" not in lost]
+    if front == "granian":
+        assert load.lost == []
+    # uvicorn closes its socket with what the kernel has accepted and it has not
+    assert [lost for lost in load.lost if "reset" not in lost] == []
     assert spent < 10
-    assert code == (0 if front == "granian" else -signal.SIGTERM) or (front == "uvicorn" and code == 0)
+    assert code in ((0,) if front == "granian" else (0, -signal.SIGTERM))
 
 
 @FRONTS
