@@ -289,16 +289,13 @@ def _from_json(data: Any, tensor: TensorSpec, shape: tuple[int, ...]) -> Array:
     allowed, words = _JSON_TYPES[tensor.dtype.kind]
     if not allowed.issuperset(map(type, flat)):
         raise refuse(f"input {name}: 'data' of {tensor.datatype} must hold {words} and nothing else")
-    try:
-        with np.errstate(over="ignore"):
-            array = np.array(flat, tensor.dtype)
-    except (OverflowError, ValueError):
-        raise refuse(f"input {name}: a number is too large for {tensor.datatype}") from None
-    if tensor.dtype.kind in "iu" and count and tensor.dtype.itemsize < 8:
-        # numpy before 2 wraps around instead of refusing
+    if tensor.dtype.kind in "iu" and count:
+        # asked first, because numpy before 2 wraps around
         bounds = np.iinfo(tensor.dtype)
         if min(flat) < bounds.min or max(flat) > bounds.max:
             raise refuse(f"input {name}: a number is too large for {tensor.datatype}")
+    with np.errstate(over="ignore"):
+        array = np.array(flat, tensor.dtype)
     if tensor.dtype.kind == "f" and not np.isfinite(array).all():
         raise refuse(f"input {name}: a number is too large for {tensor.datatype}")
     return array.reshape(shape)

@@ -200,23 +200,28 @@ def slow(server: Server, times: int, seconds: float = 20) -> Answer:
 
 def test_a_full_queue_says_so_at_once(server):
     answers: list[Answer] = []
-    crowd = [threading.Thread(target=lambda: answers.append(slow(server, 150))) for _ in range(24)]
+    crowd = [threading.Thread(target=lambda: answers.append(slow(server, 10**9))) for _ in range(16)]
     for one in crowd:
         one.start()
-    time.sleep(0.3)
-    started = time.perf_counter()
-    answer = slow(server, 1)
-    assert time.perf_counter() - started < 0.5
-    refused(answer, 503, "queue")
-    assert answer.headers["retry-after"] == "1"
+    until = time.monotonic() + 2
+    while sum(answer.status == 503 for answer in answers) < 6 and time.monotonic() < until:
+        time.sleep(0.02)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        answer = slow(server, 1)
+        seconds.append(time.perf_counter() - started)
+        refused(answer, 503, "queue")
+        assert answer.headers["retry-after"] == "1"
+    assert min(seconds) < 0.1
     # others are not disturbed: what is quick is answered while the queue is full, and so is health
     assert server.get("/v2/health/live").status == 200
     good(server)
     for one in crowd:
         one.join()
-    statuses = sorted(answer.status for answer in answers)
-    # two run and eight wait
-    assert statuses == [200] * 10 + [503] * 14
+    # two run and eight wait, until their time is up
+    assert sorted(answer.status for answer in answers) == [503] * 6 + [504] * 10
+    assert slow(server, 1).status == 200
 
 
 def test_a_run_that_takes_too_long_is_ended(server):
