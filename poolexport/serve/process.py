@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import importlib.util
 import os
 import shutil
 import socket
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -98,10 +100,14 @@ def serve(found: Sequence[Place], plan: Plan, address: Address, front: Front = "
     try:
         (folder / "metrics").mkdir()
         plan.write(folder)
-        state = first_state(found, plan.settings)
-        Store(folder).write(state)
         os.environ[FOLDER] = str(folder)
+        # read when the metrics are imported, so it comes first
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder / "metrics")
+        with ThreadPoolExecutor(1) as pool:
+            # while other processes try the models; workers that are forked have it then
+            pool.submit(importlib.import_module, "poolexport.serve.http")
+            state = first_state(found, plan.settings)
+        Store(folder).write(state)
         if ready is not None:
             ready(state)
         if address.metrics_port:
@@ -150,8 +156,9 @@ def _granian(plan: Plan, address: Address) -> None:
 
 def _uvicorn(plan: Plan, address: Address) -> None:
     import uvicorn
+    from uvicorn.supervisors import Multiprocess
 
-    uvicorn.run(
+    config = uvicorn.Config(
         TARGET,
         factory=True,
         host=address.host,
@@ -166,6 +173,13 @@ def _uvicorn(plan: Plan, address: Address) -> None:
         ssl_certfile=plan.certificate or None,
         ssl_keyfile=plan.key or None,
     )
+    if plan.settings.workers == 1:
+        uvicorn.Server(config).run()
+        return
+    listening = config.bind_socket()
+    # asyncio does not set it on connections of this socket, and answers would wait 40 ms for their second half
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    Multiprocess(config, sockets=[listening]).run()
 
 
 __all__ = ["Address", "Front", "State", "require", "require_free", "serve", "tokens"]
