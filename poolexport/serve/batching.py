@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 def take(waiting: deque[Run]) -> list[Run]:
     """The first run that waits, with all later ones that can be made together with it."""
     first = waiting.popleft()
-    if not first.model.batching or not waiting:
+    if not first.model.together or not waiting:
         return [first]
-    group, room, others = [first], first.model.signature.limits.batch - first.rows, []
+    group, others = [first], []
+    rows, elements = first.model.signature.limits.batch - first.rows, first.model.together - first.elements
     while waiting:
         run = waiting.popleft()
-        if room >= run.rows and together(first, run):
+        if rows >= run.rows and elements >= run.elements and together(first, run):
             group.append(run)
-            room -= run.rows
+            rows -= run.rows
+            elements -= run.elements
         else:
             others.append(run)
     waiting.extend(others)

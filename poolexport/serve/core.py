@@ -6,6 +6,8 @@ HTTP and gRPC stand on this, and so does anything else that has models to run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import hmac
 import logging
 from hashlib import sha256
@@ -62,11 +64,15 @@ class Core:
         log.info("stopped")
 
     async def _tick(self) -> None:
-        """Follow the other processes, and write the metrics."""
+        """Follow the other processes, write the metrics, and give memory back after large requests."""
+        trimmed = 0
         while True:
             await asyncio.sleep(TICK)
             try:
                 self.flush()
+                if self.engine.idle and self.engine.runs != trimmed:
+                    trimmed = self.engine.runs
+                    await asyncio.to_thread(_trim)
                 if self.repository.changed and await asyncio.to_thread(self.repository.follow):
                     log.info("models changed")
             except Exception:
@@ -132,6 +138,12 @@ class Core:
         return [self.repository.find(name, one) for one in self.repository.versions(name)]
 
 
+def _trim() -> None:
+    """Give freed memory back to the system, where the C library would keep it."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def server_metadata() -> dict[str, Any]:
     """Name, version and extensions of the server."""
     return {"name": "poolexport", "version": __version__, "extensions": list(EXTENSIONS)}
@@ -170,7 +182,7 @@ def model_config(model: Model, slots: int, delay: float) -> dict[str, Any]:
         "instance_group": [{"name": model.name, "kind": "KIND_CPU", "count": slots}],
         "default_model_filename": "model.onnx",
     }
-    if model.batching:
+    if model.together:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": round(delay * 1e6)}
     return config
 

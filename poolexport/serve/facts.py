@@ -27,7 +27,8 @@ class Facts:
         seconds: that a run on the warm-up input takes.
         elements: numbers in that input.
         steady: whether a run takes as long whatever the values are: no loops, and no whole numbers to steer them.
-        gain: how much more the model gets done in batches of 8 than one by one, on one thread.
+        gain: how much more the model gets done in one batch than one by one, on one thread.
+        measured: numbers in the inputs of that batch.
         verdict: of the export; empty where the file has no manifest.
         replayed: whether the bundle's sample was computed and compared.
     """
@@ -39,6 +40,7 @@ class Facts:
     elements: int
     steady: bool
     gain: float
+    measured: int
     verdict: str
     replayed: bool
 

@@ -28,16 +28,16 @@ class Model:
         facts: about its file.
         session: of onnxruntime.
         limits: of requests.
-        batching: whether requests that wait are run together.
+        together: numbers in the inputs of requests that may be run together; 0 where each is run alone.
     """
 
     def __init__(
-        self, name: str, version: str, facts: Facts, session: ort.InferenceSession, limits: Limits, *, batching: bool
+        self, name: str, version: str, facts: Facts, session: ort.InferenceSession, limits: Limits, *, together: int
     ) -> None:
         self.name = name
         self.version = version
         self.facts = facts
-        self.batching = batching and facts.batched
+        self.together = together if facts.batched else 0
         self.signature = Signature(
             {tensor.name: tensor for tensor in map(spec, session.get_inputs())},
             {tensor.name: tensor for tensor in map(spec, session.get_outputs())},
@@ -82,7 +82,7 @@ class Model:
         return answers
 
 
-def open_model(name: str, version: str, facts: Facts, limits: Limits, *, batching: bool) -> Model:
+def open_model(name: str, version: str, facts: Facts, limits: Limits, *, together: int) -> Model:
     """Open a file that was tried before.
 
     Raises:
@@ -91,4 +91,4 @@ def open_model(name: str, version: str, facts: Facts, limits: Limits, *, batchin
     opened = session(facts.path, options=session_options())
     if digests(Path(facts.path)) != dict(facts.digests):
         raise InputError(f"{facts.path} changed while it was loaded; load it again")
-    return Model(name, version, facts, opened, limits, batching=batching)
+    return Model(name, version, facts, opened, limits, together=together)

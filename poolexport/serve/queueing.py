@@ -32,8 +32,8 @@ class Run:
     """One request on its way through a model."""
 
     __slots__ = (
-        *("arrived", "deadline", "ended", "feeds", "future", "group", "model", "options", "outputs", "over", "rows"),
-        "started",
+        *("arrived", "deadline", "elements", "ended", "feeds", "future", "group", "model", "options", "outputs"),
+        *("over", "rows", "started"),
     )
 
     def __init__(self, model: Model, feeds: Mapping[str, Array], outputs: Sequence[str], seconds: float) -> None:
@@ -43,10 +43,11 @@ class Run:
         self.arrived = self.started = self.ended = time.perf_counter()
         self.deadline = self.arrived + seconds
         self.rows = batching.rows(feeds)
+        self.elements = sum(array.size for array in feeds.values())
         self.options: ort.RunOptions | None = None
         self.future: asyncio.Future[list[Array]] | None = None
-        #: Those that are made together with it.
-        self.group: Sequence[Run] = (self,)
+        #: All that are made together, itself among them; empty where it is alone.
+        self.group: Sequence[Run] = ()
         #: Whether nobody waits for the answer any more.
         self.over = False
 
@@ -105,6 +106,8 @@ class Engine:
         self._room = settings.limits.queue * self.slots
         self._waiting: deque[Run] = deque()
         self._active = 0
+        #: How often something was run in a thread.
+        self.runs = 0
         self._timer: asyncio.TimerHandle | None = None
         self._threads = ThreadPoolExecutor(self.slots, thread_name_prefix="run")
         self._deadlines = Deadlines()
@@ -174,7 +177,7 @@ class Engine:
     def _dispatch(self) -> None:
         while self._waiting and self._active < self.slots:
             first = self._waiting[0]
-            if self._settings.batch_delay and first.model.batching and self._waits_for_others(first):
+            if self._settings.batch_delay and first.model.together and self._waits_for_others(first):
                 return
             group = batching.take(self._waiting)
             self._active += 1
@@ -207,9 +210,12 @@ class Engine:
 
     def _finish(self, group: list[Run], results: list[list[Array] | BaseException]) -> None:
         self._active -= 1
+        self.runs += 1
         if group:
             group[0].model.meter.runs += 1
         for run, result in zip(group, results):
+            # groups are circles, which would keep the bodies of their requests until the next collection
+            run.group = ()
             future = run.future
             if future is None or future.done():
                 continue
@@ -243,7 +249,7 @@ def _answers(group: list[Run]) -> list[list[Array] | BaseException]:
 
 
 def _answer(run: Run) -> list[Array] | BaseException:
-    run.group, run.options = (run,), (options := run_options())
+    run.group, run.options = (), (options := run_options())
     if run.over:
         options.terminate = True
     try:

@@ -6,6 +6,7 @@ served until the new one is known to work.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -161,9 +162,13 @@ class Repository:
         return state.number + 1
 
     def _opened(self, place: Place, facts: Facts) -> Model:
-        wish = self._settings.batching
-        batching = wish == "on" or (wish == "auto" and facts.gain >= GAIN)
-        return open_model(place.name, place.version, facts, self._settings.limits, batching=batching)
+        return open_model(place.name, place.version, facts, self._settings.limits, together=self._together(facts))
+
+    def _together(self, facts: Facts) -> int:
+        """How much may be run together: nothing, anything, or as much as was measured to pay."""
+        if self._settings.batching == "auto":
+            return facts.measured if facts.gain >= GAIN else 0
+        return sys.maxsize if self._settings.batching == "on" else 0
 
 
 def _without_paths(text: str, place: Place) -> str:
