@@ -137,6 +137,16 @@ class Server:
             total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
         return total * 1024
 
+    def forget_peak(self) -> None:
+        """Start to measure ``peak`` anew."""
+        for pid in self.workers():
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        """Most bytes that the workers held in memory since then."""
+        lines = [line for pid in self.workers() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+        return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
     def stop(self, seconds: float = 20) -> int:
         """Tell it to stop; its exit code."""
         if self.process.poll() is None:
