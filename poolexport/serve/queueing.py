@@ -114,8 +114,8 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Requests in the queue."""
-        return len(self._waiting)
+        """Requests in the queue, and those that a thread takes next."""
+        return len(self._waiting) + max(0, self._active - self.slots)
 
     @property
     def idle(self) -> bool:
@@ -140,7 +140,7 @@ class Engine:
         run = Run(model, feeds, outputs, min(seconds, most) if seconds else most)
         if model.quick(feeds):
             return self._at_once(run), run
-        if len(self._waiting) >= self._room:
+        if self.waiting >= self._room:
             raise RequestError(503, f"the queue of {self._room} requests is full; try again")
         run.future = asyncio.get_running_loop().create_future()
         self._waiting.append(run)
@@ -175,7 +175,8 @@ class Engine:
         return answers
 
     def _dispatch(self) -> None:
-        while self._waiting and self._active < self.slots:
+        # a thread that finds the next run need not wait for the event loop; only what may be batched waits for others
+        while self._waiting and self._active < self.slots * (1 if self._waiting[0].model.together else 2):
             first = self._waiting[0]
             if self._settings.batch_delay and first.model.together and self._waits_for_others(first):
                 return

@@ -143,6 +143,10 @@ def test_who_leaves_is_forgotten(slow):
         for task in asked:
             task.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
+        for _ in range(100):
+            if not engine.idle:
+                await asyncio.sleep(0.01)
+        assert engine.idle
         assert engine.waiting == 0
         await engine.infer(slow, {"n": np.array([1])}, ["y"])
         engine.close()
