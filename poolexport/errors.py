@@ -8,6 +8,8 @@
     │   └── MissingExtraError an optional package is not installed
     ├── ExportError           torch could not turn the model into a graph       (exit code 2)
     │   └── ValueDependentError  the model decides by the values of a tensor
+    ├── RequestError          a server refuses a request, or cannot answer it   (an HTTP status)
+    ├── StartError            a server cannot start                             (exit code 1)
     └── ParityError           the file does not compute what the model computes (exit code 1)
         └── FrozenAxisError   ... at lengths of a dynamic axis other than the traced one
 
@@ -62,6 +64,20 @@ class ExportError(PoolExportError):
 
 class ValueDependentError(ExportError):
     """The model decides by the values of a tensor, of which a graph holds one decision only."""
+
+
+class RequestError(PoolExportError):
+    """A server refuses a request, or cannot answer it; ``status`` is the HTTP status code that says why."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StartError(PoolExportError):
+    """A server cannot start."""
+
+    exit_code = 1
 
 
 class ParityError(PoolExportError):

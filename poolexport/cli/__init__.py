@@ -129,7 +129,7 @@ def interrupted(error: BaseException | None) -> bool:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="\b\nExit codes:\n"
     "  0  fine\n"
-    "  1  the numbers differ\n"
+    "  1  the numbers differ, or a server cannot start\n"
     "  2  bad input, or something cannot be read or written\n"
     "  3  a fault of poolexport itself\n"
     "130  interrupted\n"

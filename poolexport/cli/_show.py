@@ -49,6 +49,17 @@ def error(sentence: str) -> None:
     click.echo(f"{word} {harmless(one_line(sentence))}", err=True)
 
 
+def warning(sentence: str) -> None:
+    """Print a warning on stderr, on one line."""
+    word = "warning:" if os.environ.get("NO_COLOR") else click.style("warning:", fg="yellow", bold=True)
+    click.echo(f"{word} {harmless(one_line(sentence))}", err=True)
+
+
+def note(sentence: str) -> None:
+    """Print what people should know on stderr, on one line."""
+    click.echo(harmless(one_line(sentence)), err=True)
+
+
 def _write(text: str) -> None:
     if sys.stdout is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))

@@ -1,0 +1,150 @@
+"""``poolexport serve``: models behind the Open Inference Protocol."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from poolexport.cli import _show
+from poolexport.errors import InputError
+
+if TYPE_CHECKING:
+    from poolexport.serve.state import State
+
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[NAME[:VERSION]=]PATH...")
+@click.option("--repository", type=click.Path(path_type=Path), help="Folder of NAME/VERSION/model.onnx to serve, too.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port of HTTP.")
+@click.option(
+    "--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True, help="Of gRPC; 0 for none."
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Port of the Prometheus metrics, at 127.0.0.1 only; 0, the default, for none.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the port."
+)
+@click.option(
+    "--slots", type=click.IntRange(0), default=0, help="Runs at a time in a process; by default its share of cores."
+)
+@click.option(
+    "--batching",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Run requests together that wait; auto: where it was measured to pay.",
+)
+@click.option("--batch-delay", type=click.FloatRange(0, 1e6), default=0.0, help="Microseconds to wait for others.")
+@click.option("--max-batch", type=click.IntRange(1), help="Longest dynamic first axis; 64 by default.")
+@click.option("--max-body", type=click.IntRange(1), help="MiB of a request; 64 by default.")
+@click.option("--queue", type=click.IntRange(0), help="Requests that may wait for each slot; 64 by default.")
+@click.option("--header-seconds", type=click.FloatRange(0.1), help="For a client to send its headers; 5 by default.")
+@click.option("--body-seconds", type=click.FloatRange(0.1), help="For a client to send its body; 10 by default.")
+@click.option("--run-seconds", type=click.FloatRange(0.001), help="From a request to its answer; 30 by default.")
+@click.option("--load-seconds", type=click.FloatRange(0.1), help="For trying a model; 30 by default.")
+@click.option("--drain-seconds", type=click.FloatRange(0), help="For requests in progress at the end; 10 by default.")
+@click.option("--control", is_flag=True, help="Let clients load and unload models.")
+@click.option("--tokens", "token_file", type=FILE, help="File of bearer tokens, one a line; clients must show one.")
+@click.option("--certificate", type=FILE, help="PEM file with the certificate for TLS; needs --key.")
+@click.option("--key", type=FILE, help="PEM file with its private key.")
+@click.option("--server", "front", type=click.Choice(["granian", "uvicorn"]), default="granian", show_default=True)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+def serve(
+    models: tuple[str, ...],
+    repository: Path | None,
+    host: str,
+    port: int,
+    grpc_port: int,
+    metrics_port: int,
+    workers: int,
+    slots: int,
+    batching: Any,
+    batch_delay: float,
+    control: bool,
+    token_file: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    front: Any,
+    log_level: str,
+    **given: Any,
+) -> None:
+    """Serve models over HTTP and gRPC, as the Open Inference Protocol (KServe V2) says.
+
+    Every model is opened, run and compared with its sample by a process of its own before the port opens. Ctrl-C or
+    SIGTERM ends the server once all accepted requests are answered.
+
+    \b
+    Example:
+      poolexport serve build
+      curl localhost:8000/v2/models/build
+    """
+    from poolexport.serve import process
+    from poolexport.serve.config import MIB, Limits, Settings
+    from poolexport.serve.worker import Plan
+
+    if bool(certificate) != bool(key):
+        raise InputError("TLS needs both --certificate and --key")
+    if not models and repository is None:
+        raise InputError("there is nothing to serve; name bundles, .onnx files or a --repository")
+    process.require(front, grpc=bool(grpc_port))
+    from poolexport.serve.state import places
+
+    names = {"max_batch": "batch", "max_body": "body"}
+    chosen = {names.get(name, name): value for name, value in given.items() if value is not None}
+    if "body" in chosen:
+        chosen["body"] *= MIB
+    settings = Settings(
+        limits=Limits(**chosen),
+        slots=slots,
+        workers=workers,
+        batching=batching,
+        batch_delay=batch_delay / 1e6,
+        control=control,
+        tokens=process.tokens(token_file) if token_file else (),
+    )
+    if not _is_loopback(host):
+        _warn(host, settings.tokens, certificate, control)
+    found = places(models, repository)
+    plan = Plan(settings, str(repository or ""), host, grpc_port, str(certificate or ""), str(key or ""), log_level)
+
+    def ready(state: State) -> None:
+        for entry in state.entries:
+            facts = entry.facts
+            replayed = "sample replayed" if facts and facts.replayed else "no sample to replay"
+            verdict = (facts.verdict if facts else "") or "no verdict"
+            _show.note(f"{entry.place.name}, version {entry.place.version}: {verdict}, {replayed}")
+        scheme = "https" if certificate else "http"
+        grpc = f", gRPC at {host}:{grpc_port}" if grpc_port else ""
+        _show.note(f"serving at {scheme}://{host}:{port}{grpc}")
+
+    process.serve(found, plan, process.Address(host, port, metrics_port), front, ready)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _warn(host: str, tokens: tuple[bytes, ...], certificate: Path | None, control: bool) -> None:
+    lacking = [
+        option for option, there in (("--tokens", tokens), ("--certificate and --key", certificate)) if not there
+    ]
+    open_to = f"{host} is reached from other machines"
+    if control and not tokens:
+        raise InputError(f"{open_to}, and --control lets anybody there load and unload models; add --tokens")
+    if lacking:
+        _show.warning(f"{open_to}, and anybody there may use this server; {' and '.join(lacking)} would protect it")

@@ -1,0 +1,1 @@
+"""The server: bundles and .onnx files behind the Open Inference Protocol, over HTTP and gRPC. No torch in here."""
