@@ -2,7 +2,7 @@
 
 Triton's core (the one inside nvidia-pytriton) loads a repository of ours, runs its warm-up, and tells Triton's own
 client what it made of it. Its onnxruntime backend is in no Python package, so a backend of that name in the folder
-backend/ runs the file; a plain request to it comes back empty without a GPU driver, which is why none is compared.
+backend/ runs the file, for the warm-up only: its answers to requests come back empty, so none is compared.
 The classes of KServe and Kubernetes read the InferenceService. Each has an environment of its own in .venv-handoff.
 Exit code 1 where they read something else than was meant, or where a fault that is planted on purpose goes unnoticed.
 """
