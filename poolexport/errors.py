@@ -6,6 +6,7 @@
     │   │   └── ModeError     a module is in training mode
     │   ├── OutputError       the target cannot be written
     │   └── MissingExtraError an optional package is not installed
+    ├── ServerError           a server refuses, or does not answer              (exit code 2)
     ├── ExportError           torch could not turn the model into a graph       (exit code 2)
     └── ParityError           the file does not compute what the model computes (exit code 1)
         └── FrozenAxisError   ... at lengths of a dynamic axis other than the traced one
@@ -53,6 +54,14 @@ class MissingExtraError(InputError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}; install it with: pip install 'poolexport[{extra}]'")
+
+
+class ServerError(PoolExportError):
+    """A server refuses, or does not answer; ``status`` is what it said, empty where nobody answered."""
+
+    def __init__(self, message: str, status: str = "") -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ExportError(PoolExportError):
