@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest test-runtimes check unit bench bench-models baseline docs clean
+.PHONY: demo test test-lowest test-runtimes test-handoff check unit bench bench-models baseline docs clean
 
 demo: $(VENV)/demo.done  ## export, verify and run every reference checkpoint; out/demo/index.html shows what happened
 	$(BIN)/poolexport demo --output out/demo --force
@@ -27,6 +27,9 @@ test-lowest:  ## the suite with the lowest versions that pyproject.toml admits, 
 
 test-runtimes: $(VENV)/test.done  ## one corpus of exports on every release of onnxruntime, each in .venv-ort; minutes
 	$(BIN)/python tests/runtimes/run.py
+
+test-handoff: $(VENV)/test.done  ## Triton's core and KServe's classes read what we wrote, each in .venv-handoff; minutes
+	$(BIN)/python tests/handoff/oracles.py
 
 bench: $(VENV)/test.done  ## time every method in torch and in onnxruntime; benchmarks/results/methods.json
 	$(BIN)/python benchmarks/methods.py
@@ -56,4 +59,4 @@ $(VENV)/test.done: $(VENV)/torch.done pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-lowest .venv-ort out build
+	rm -rf .venv .venv-lowest .venv-ort .venv-handoff out build

@@ -67,7 +67,10 @@ class ValueDependentError(ExportError):
 
 
 class RequestError(PoolExportError):
-    """A server refuses a request, or cannot answer it; ``status`` is the HTTP status code that says why."""
+    """A server refuses a request, or cannot answer it.
+
+    ``status`` is the HTTP status code that says why; a client has 0 where nobody answered.
+    """
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

@@ -15,6 +15,7 @@ STAGES = {
     "lower": "writing operators",
     "verify": "verifying",
     "package": "writing to disk",
+    "run": "running",
 }
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ import onnxruntime as ort
 from torch import Tensor
 
 from poolexport.bundle import DATA, MANIFEST, METADATA_KEY, MODEL, SAMPLE, Bundle, Manifest, Port, sha256
+from poolexport.disk import move, require_folder, staged
 from poolexport.errors import InputError, OutputError
 from poolexport.graph import random_outputs, weight_files
 from poolexport.pipeline.prepare import Prepared
@@ -90,7 +88,7 @@ def write(
         model.metadata_props[METADATA_KEY] = manifest.to_json()
         for name, value in _flat(manifest).items():
             model.metadata_props[f"poolexport.{name}"] = value
-    with _beside(target) as staging:
+    with staged(target) as staging:
         file = staging / (target.name if single else MODEL)
         if apart:
             unload(model, beside(file))
@@ -105,7 +103,7 @@ def write(
         files = [MODEL, *([MODEL + DATA] if apart else []), SAMPLE]
         text = manifest.to_json(sha256={name: sha256(staging / name) for name in files})
         (staging / MANIFEST).write_text(text + "\n")
-        _move(staging, target)
+        move(staging, target)
     return target / MODEL
 
 
@@ -150,13 +148,7 @@ def require_free(target: Path, *, force: bool) -> None:
         raise OutputError(f"{target} is {kind}; it is not replaced by something of another kind")
     if target.is_dir() and any(target.iterdir()) and not _is_bundle(target):
         raise OutputError(f"{target} is a folder that holds more than a bundle; it is not replaced")
-    folder = target.absolute().parent
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file, not a folder; choose another path")
-    if not folder.is_dir():
-        raise OutputError(f"the folder {folder} does not exist; create it first")
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"the folder {folder} cannot be written; check its permissions")
+    require_folder(target)
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -227,42 +219,6 @@ def _single_threaded() -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     return options
-
-
-@contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A folder next to the target that is gone afterwards, whatever happens."""
-    staging = None
-    try:
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
-        yield staging
-    except OSError as error:
-        raise OutputError(
-            f"{target} could not be written: {error.strerror or error}; nothing was left behind"
-        ) from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
-
-
-def _move(source: Path, target: Path) -> None:
-    """Rename into place; an older target is set aside first and comes back if the rename fails."""
-    if source.is_dir():
-        source.chmod(0o755)
-    if not target.exists() or target.is_file():
-        source.replace(target)
-        return
-    aside = target.with_name(f".{target.name}.old-{os.getpid()}")
-    target.rename(aside)
-    try:
-        source.rename(target)
-    except OSError:
-        aside.rename(target)
-        raise
-    if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(aside)
-    else:
-        aside.unlink()
 
 
 __all__ = ["describe", "package", "require_free", "write"]

@@ -1,0 +1,12 @@
+"""Offline batches: run a model over arrays and images on disk. No torch in here.
+
+items.py     which files there are, and what their answers will be called
+reading.py   what a file holds, as the model takes it
+writing.py   answers on disk, whole or not at all, and what a later run may skip
+running.py   the loop over all of them
+"""
+
+from poolexport.offline.reading import Picture
+from poolexport.offline.running import Failure, Report, run
+
+__all__ = ["Failure", "Picture", "Report", "run"]
