@@ -210,8 +210,5 @@ class _Worker:
             if self._independent is None:
                 kinds = {port.name: DTYPES[port.type] for port in self.ports}
                 first: Feed = {name: np.ascontiguousarray(x[:1], kinds[name]) for name, x in feed.items()}
-                try:
-                    self._independent = not mixed_rows(self.session, first)
-                except Exception:
-                    self._independent = False
+                self._independent = not mixed_rows(self.session, first)
             return self._independent

@@ -21,7 +21,7 @@ def batch_axis(session: ort.InferenceSession) -> str:
 def mixed_rows(session: ort.InferenceSession, feed: Mapping[str, np.ndarray]) -> str:
     """Why rows of a batch may not come from different requests; empty where they may.
 
-    Two different rows are run one by one and together.
+    Two different rows are run one by one and together; a model that does not take two is one of those that mix them.
 
     Args:
         session: of a model for which ``batch_axis`` has a name.
@@ -30,8 +30,12 @@ def mixed_rows(session: ort.InferenceSession, feed: Mapping[str, np.ndarray]) ->
     one = {name: x[:1] for name, x in feed.items()}
     other = {name: x[..., ::-1] if x.ndim > 1 else x + x for name, x in one.items()}
     both = {name: np.ascontiguousarray(np.concatenate([one[name], other[name]])) for name in one}
-    apart = [session.run(None, {name: np.ascontiguousarray(x) for name, x in row.items()}) for row in (one, other)]
-    for port, together, first, second in zip(session.get_outputs(), session.run(None, both), *apart):
+    try:
+        apart = [session.run(None, {name: np.ascontiguousarray(x) for name, x in row.items()}) for row in (one, other)]
+        answers = session.run(None, both)
+    except Exception as error:
+        return f"it does not take two rows at once: {str(error).strip().splitlines()[0]}"
+    for port, together, first, second in zip(session.get_outputs(), answers, *apart):
         expected = np.concatenate([first, second])
         if together.shape != expected.shape:
             return f"output {port.name!r} has shape {together.shape} for two rows, {first.shape} for one"

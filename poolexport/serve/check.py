@@ -96,6 +96,7 @@ def facts(path: Path) -> Facts:
     found = digests(path)
     model = _no_foreign_files(file)
     from poolexport.runtime import session
+    from poolexport.runtime.rows import mixed_rows
 
     try:
         opened = session(file, options=session_options())
@@ -123,7 +124,8 @@ def facts(path: Path) -> Facts:
         feeds = _replay(sample, run, [tensor.name for tensor in outputs], manifest)
     else:
         feeds = _warm_up(inputs, run, manifest)
-    batched = _batched(inputs, outputs, manifest)
+    # A batch of several requests must answer each as if it had come alone.
+    batched = _batched(inputs, outputs, manifest) and not mixed_rows(opened, feeds)
     seconds = _seconds(lambda: run(feeds))
     gain, measured = 1.0, 0
     if batched and seconds < MEASURED:

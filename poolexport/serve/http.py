@@ -7,7 +7,6 @@ pass over the headers, no objects in between.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 import re
 import time
@@ -25,6 +24,7 @@ from starlette.routing import Route
 
 from poolexport.errors import RequestError
 from poolexport.serve import core as describe
+from poolexport.serve import page
 from poolexport.serve.core import Core
 from poolexport.serve.model import Model
 from poolexport.serve.protocol import decode, encode
@@ -69,7 +69,7 @@ class Application:
             if match is not None:
                 await self._answer(match, scope, receive, send)
                 return
-        if scope["type"] == "http" and self.core.settings.tokens and not scope["path"].startswith("/v2/health/"):
+        if scope["type"] == "http" and self.core.settings.tokens and not _is_open(scope["path"]):
             try:
                 self._authorize(dict(scope["headers"]))
             except RequestError as error:
@@ -219,7 +219,7 @@ class Application:
                 (prefix + "/config", self._config, ["GET"]),
                 (prefix + "/stats", self._statistics, ["GET"]),
             ]
-        return [*routes, *page_routes(self.core)]
+        return [*routes, *page.routes(self.core)]
 
     def _asked(self, request: WebRequest) -> Model:
         return self.core.repository.find(request.path_params["model"], request.path_params.get("version"))
@@ -302,11 +302,9 @@ class _Listener:
             self._ear.cancel()
 
 
-def page_routes(core: Core) -> list[Any]:
-    """The page at ``/``, where there is one: ``routes(core)`` in ``poolexport.serve.page``."""
-    if importlib.util.find_spec("poolexport.serve.page") is None:
-        return []
-    return list(importlib.import_module("poolexport.serve.page").routes(core))
+def _is_open(path: str) -> bool:
+    """Whether a path may be read without a token."""
+    return path.startswith("/v2/health/") or path in page.OPEN
 
 
 def _too_large(limit: int) -> RequestError:

@@ -1,4 +1,4 @@
-"""The page at ``/``: what is served, what was proven about it, and a form to try it. It loads nothing from elsewhere."""
+"""The page at ``/``: what is served, what was proven about it, and a form to try it; nothing comes from elsewhere."""
 
 from __future__ import annotations
 
