@@ -42,7 +42,8 @@ def test_the_page_says_what_is_served_and_what_was_proven(page):
     page.click("#models button:has-text('soft')")
     assert page.inner_text("#name") == "soft"
     assert "PASS" in page.inner_text("#facts")
-    assert page.inner_text("#ports tbody tr td:nth-child(4)").split() == [
+    shape = page.inner_text("#ports tbody tr td:nth-child(4)").split(" \N{MULTIPLICATION SIGN} ")
+    assert shape == ["any", "3", "any", "any"]
         "any",
         "\N{MULTIPLICATION SIGN}",
         "3",
