@@ -22,7 +22,7 @@ from poolexport.errors import InputError, OutputError
 from poolexport.handoff.deployment import Deployment
 
 #: What the server imports besides the packages of the extra.
-NEEDED = ("numpy", "onnxruntime", "click", "rich")
+NEEDED = ("numpy", "onnx", "onnxruntime", "click", "rich")
 EXTRA = "serve"
 
 DOCKERFILE = """\

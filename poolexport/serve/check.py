@@ -84,6 +84,8 @@ def main() -> None:
         print(json.dumps({"refused": "it takes more memory than it may"}))
     except InputError as error:
         print(json.dumps({"refused": str(error)}))
+    except ModuleNotFoundError as error:
+        print(json.dumps({"refused": f"trying it takes the package {error.name!r}, which is not installed here"}))
 
 
 def facts(path: Path) -> Facts:

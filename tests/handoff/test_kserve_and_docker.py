@@ -51,6 +51,10 @@ def test_the_image_holds_the_model_and_pinned_requirements(images, tmp_path):
     lines = (folder / "requirements.txt").read_text().splitlines()
     assert all("==" in line for line in lines)
     assert not any(line.startswith(("torch", "onnxscript")) for line in lines)
+    # what the process that tries a model imports is easily forgotten
+    assert {"numpy", "onnx", "onnxruntime", "starlette", "granian", "click"} <= {
+        line.partition("==")[0] for line in lines
+    }
     assert {file.name for file in (folder / "model").iterdir()} == {"model.onnx", "manifest.json", "sample.npz"}
     assert "USER server" in (folder / "Dockerfile").read_text()
 
