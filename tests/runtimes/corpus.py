@@ -98,7 +98,8 @@ def _layer(method: Method, case: Case, dtype: str, forms: tuple[bool, ...], opse
             continue
         drawn.append(example)
     letters = [AXES[x.dim()] for x in drawn[0]]
-    letters[1:] = method.companion_axes or letters[1:]
+    if len(letters) > 1:  # some cases of a method take the first input alone
+        letters[1:] = method.companion_axes or letters[1:]
     axes = [{a: name for a, name in enumerate(each) if name not in "C_"} for each in letters]
     return Entry(f"{method.name} {case.rank}d {dtype}", layer, tuple(drawn), axes, forms, opsets)
 
