@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from conformance.lab import named_axes
 from poolexport import catalog, stress
 from poolexport.errors import ExportError
 from poolexport.method import Case, Method
@@ -27,7 +28,6 @@ from runtimes.judging import Job, save
 from runtimes.kernels import bare, probes
 from runtimes.witnesses import WITNESSES
 
-AXES = {2: "NC", 3: "NCL", 4: "NCHW", 5: "NCDHW"}
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16}
 #: Opsets of the first case of every method, beside the default.
 OPSETS = (17, 18, 21, 23, 26, 28)
@@ -97,10 +97,7 @@ def _layer(method: Method, case: Case, dtype: str, forms: tuple[bool, ...], opse
         except ValueError:
             continue
         drawn.append(example)
-    letters = [AXES[x.dim()] for x in drawn[0]]
-    if len(letters) > 1:  # some cases of a method take the first input alone
-        letters[1:] = method.companion_axes or letters[1:]
-    axes = [{a: name for a, name in enumerate(each) if name not in "C_"} for each in letters]
+    axes = named_axes(method, drawn[0])
     return Entry(f"{method.name} {case.rank}d {dtype}", layer, tuple(drawn), axes, forms, opsets)
 
 
