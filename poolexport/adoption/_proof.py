@@ -75,7 +75,7 @@ def compare(module: nn.Module, ours: Ours) -> Proof:
             if fault:
                 return Proof(False, f"{fault} on {where}")
             worst, count = max(worst, error_size), count + 1
-            telling = telling or any(bool(t.isfinite().any()) for t in wanted)
+            telling = telling or any(map(_tells, wanted))
     if not telling:
         return Proof(None, "it answers nothing but NaN and infinities")
     kind = f"{str(ours.dtype).removeprefix('torch.')}{' and training mode' if ours.training else ''}"
@@ -93,6 +93,8 @@ def compare_models(model: nn.Module, adopted: nn.Module, args: Sequence[Tensor])
             return Proof(None, f"the model could not be run in float64: {_first_line(error)}")
         if _difference(wanted, again)[0]:
             return Proof(None, "the model answers the same input differently")
+        if not any(_tells(t) for t in wanted):
+            return Proof(None, "the model answers nothing but NaN and infinities")
         try:
             fault, size = _difference(wanted, tensors_of(run(mine, inputs)))
         except Exception as error:
@@ -167,6 +169,11 @@ def _difference(wanted: list[Tensor], found: list[Tensor]) -> tuple[str, float]:
             return f"answers differ by {error:.2g} of their size", error
         worst = max(worst, error)
     return "", worst
+
+
+def _tells(answer: Tensor) -> bool:
+    """Whether there is a number to compare."""
+    return bool(answer.isfinite().any())
 
 
 def _share_all(theirs: nn.Module, mine: nn.Module) -> bool:

@@ -45,6 +45,9 @@ def _carry_reduction(layer: nn.Module, found: Foreign) -> None:
         raise Unlike("its convolution is not 1x1 with stride 1 and without bias")
     if not found.get(f"{REDUCTION}.1.track_running_stats") or not found.get(f"{REDUCTION}.1.affine"):
         raise Unlike("its batch normalisation has no statistics or no weights of its own")
+    # Caps and steps far from the inputs of a comparison would not show in it.
+    if len(found.get(REDUCTION)) != 3 or type(found.get(f"{REDUCTION}.2")) is not nn.ReLU:
+        raise Unlike("what follows its batch normalisation is not a ReLU alone")
     tensors = {f"{REDUCTION}.0.weight": found.get(f"{REDUCTION}.0.weight")}
     tensors |= {f"{REDUCTION}.1.{name}": found.get(f"{REDUCTION}.1.{name}") for name in NORMS}
     carry(layer, tensors)

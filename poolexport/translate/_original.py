@@ -26,6 +26,11 @@ def original(overload: Any) -> Callable[..., Any]:
     return function
 
 
+def translated(overload: Any) -> bool:
+    """Whether torch translates an aten operator itself; others it writes in terms of simpler ones."""
+    return bool(_registry().get_decomps(overload))
+
+
 def symbolic_entries(names: Iterator[int]) -> dict[Any, Callable[..., Any]]:
     """Nodes that a layer of ours leaves while torch traces, written out as standard nodes."""
     one, many = torch.ops.onnx_symbolic._symbolic.default, torch.ops.onnx_symbolic._symbolic_multi_out.default

@@ -12,7 +12,7 @@ import torch
 
 from poolexport.errors import ModeError, RandomnessError
 from poolexport.translate import fractional
-from poolexport.translate._original import original
+from poolexport.translate._original import original, translated
 from poolexport.translate._place import current_node, place_of
 from poolexport.translate._writing import Write, Writer, arguments, name_of
 
@@ -30,9 +30,13 @@ TRAINING = {
     "_native_batch_norm_legit": "training",
     "_native_batch_norm_legit_functional": "training",
     "instance_norm": "use_input_stats",
+    "lstm": "train",
+    "gru": "train",
 }
-#: Of these, the ones that draw.
-DROPOUTS = ("dropout", "native_dropout")
+#: Of these, the ones that draw; by the argument that says how often.
+DROPOUTS = {"dropout": "p", "native_dropout": "p", "lstm": "dropout", "gru": "dropout"}
+#: Drops values in eval mode as well, where it is told to.
+ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 FRACTIONAL = (torch.ops.aten.fractional_max_pool2d.default, torch.ops.aten.fractional_max_pool3d.default)
 KEEP = "or ask for it: translation_table(keep_randomness=True)"
 
@@ -51,8 +55,11 @@ def refusals(seed: int | None) -> dict[Any, Callable[..., Any]]:
         for overload in _overloads(name):
             # Without statistics of its own a layer follows its input's in eval mode, too.
             names = {argument.name for argument in overload._schema.arguments}
-            if flag in names and (name in DROPOUTS or "running_mean" in names):
+            # What torch writes in terms of simpler operators is refused by their names.
+            drops = name in DROPOUTS and translated(overload)
+            if flag in names and (drops or "running_mean" in names):
                 table[overload] = _named(overload, partial(_refuse_training, overload, flag))
+    table[ATTENTION] = _named(ATTENTION, _refuse_dropping)
     return table
 
 
@@ -92,7 +99,7 @@ def _refuse_draws(overload: Any, seed: int | None, given: dict[str, Any]) -> Any
 def _refuse_training(overload: Any, flag: str, given: dict[str, Any]) -> Any:
     name = _short(overload)
     if name in DROPOUTS:
-        active = given[flag] is not False and given["p"] != 0
+        active = given[flag] is not False and given[DROPOUTS[name]] != 0
         what = "drops values at random"
     else:
         active = bool(given[flag]) and given["running_mean"] is not None
@@ -103,6 +110,15 @@ def _refuse_training(overload: Any, flag: str, given: dict[str, Any]) -> Any:
             f"exporting, {KEEP}"
         )
     return original(overload)(*given.values())
+
+
+def _refuse_dropping(given: dict[str, Any]) -> Any:
+    if given["dropout_p"] != 0:
+        raise RandomnessError(
+            f"{place_of(current_node())}: {_short(ATTENTION)} drops values at random, in eval mode, too; give it "
+            f"dropout_p=0.0 there, {KEEP}"
+        )
+    return original(ATTENTION)(*given.values())
 
 
 def _samples(seed: int, size: list[Any]) -> ir.Value:

@@ -195,13 +195,18 @@ def test_other_classes_of_these_names_are_kept_with_a_reason():
     odd.conv_dr_block[0] = nn.Conv2d(4, 3, 3)
     bare = foreign.MPNCOV(5, input_dim=4, dimension_reduction=3)
     bare.conv_dr_block[1] = nn.BatchNorm2d(3, track_running_stats=False)
+    capped = foreign.MPNCOV(5, input_dim=4, dimension_reduction=3)
+    capped.conv_dr_block[2] = nn.ReLU6()
+    longer = foreign.MPNCOV(5, input_dim=4, dimension_reduction=3)
+    longer.conv_dr_block.append(nn.Hardtanh(-99, 99))
     none = foreign.MPNCOV()
     none.iterNum = None
-    model = nn.Sequential(CBP(), BCNN(), MPNCOV(), CompactBilinearPooling(), dense, cut, odd, bare, none).eval()
+    others = (CBP(), BCNN(), MPNCOV(), CompactBilinearPooling())
+    model = nn.Sequential(*others, dense, cut, odd, bare, capped, longer, none).eval()
     found = poolexport.adopt(model)
     assert found.replacements == []
     words = ["'thresh'", "'thresh'", "'is_sqrt'", "'input_dim1'", "no sketch", "(4, 15)", "not 1x1", "statistics"]
-    for record, word in zip(found.kept, [*words, "does not hold what"], strict=True):
+    for record, word in zip(found.kept, [*words, "not a ReLU", "not a ReLU", "does not hold what"], strict=True):
         assert word in record.reason
 
 

@@ -40,6 +40,17 @@ class Calls(nn.Module):
         return tuple(found)
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer over the rows of a map."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x.flatten(1, 2))[0]
+
+
 def by_table(
     model: nn.Module, *inputs: torch.Tensor, axes: Any = None, opset: int | None = None, **options: Any
 ) -> bytes:
@@ -140,6 +151,13 @@ class Host(nn.Module):
             RandomnessError,
             r"body\.1 \(Dropout2d\) at .*: bernoulli draws .* call model\.eval\(\)",
         ),
+        (
+            lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1),
+            RandomnessError,
+            r"body\.1 \(Calls\) at .*: scaled_dot_product_attention drops values at random",
+        ),
+        (Recurrent(nn.LSTM(13, 5, 2, dropout=0.5)).train(), ModeError, "lstm is in training mode, in which it drops"),
+        (Recurrent(nn.GRU(13, 5, 2, dropout=0.5)).train(), ModeError, "gru is in training mode, in which it drops"),
         (nn.Dropout().train(), ModeError, r"body\.1 \(Dropout\) at .*: native_dropout is in training mode"),
         (nn.RReLU().train(), ModeError, r"body\.1 \(RReLU\) at .*: rrelu is in training mode"),
         (nn.BatchNorm2d(4).train(), ModeError, r"body\.1 \(BatchNorm2d\) at .*: .*statistics of its input"),
@@ -164,6 +182,9 @@ def test_eval_mode_and_layers_without_statistics_of_their_own_pass():
         nn.BatchNorm2d(4, track_running_stats=False),
         nn.InstanceNorm2d(4),
         nn.InstanceNorm2d(4, affine=True, track_running_stats=True).eval(),
+        Recurrent(nn.LSTM(13, 5, 2, dropout=0.5)).eval(),
+        Recurrent(nn.GRU(13, 5, 2)),
+        lambda x: F.scaled_dot_product_attention(x, x, x, scale=0.3),
     )
     file = by_table(model, torch.randn(IMAGE))
     x = torch.randn(IMAGE)

@@ -51,6 +51,20 @@ def test_a_model_that_draws_is_not_compared_as_a_whole():
     assert "differently" in poolexport.adopt(Draws().eval(), args=(X,)).proof
 
 
+def test_a_model_that_answers_no_number_proves_nothing():
+    class Spoilt(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool = nn.MaxPool2d(2)
+
+        def forward(self, x):
+            return self.pool(x) * torch.nan
+
+    adopted = poolexport.adopt(Spoilt().eval(), args=X)
+    assert adopted.replacements
+    assert adopted.proof == "the model answers nothing but NaN and infinities"
+
+
 HOLDERS = {
     "nested": lambda pool: {"x": [{"p": pool}]},
     "object": lambda pool: SimpleNamespace(p=pool),
