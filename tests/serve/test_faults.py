@@ -9,12 +9,10 @@ import struct
 import time
 
 import grpc
-import pytest
 
 from poolexport.serve.stubs import inference_pb2 as messages
-from serve.conftest import Server
 from serve.load import crowd, post
-from serve.requests import GOOD, document
+from serve.requests import document
 from serve.test_http import INFER, good, slow
 
 MIB = 1 << 20
@@ -37,15 +35,16 @@ def test_20_000_chunks_of_one_byte_take_no_more_than_their_bytes(server):
 
 
 def test_400_000_headers_end_the_connection(server):
+    body = json.dumps(document()).encode()
     server.forget_peak()
     before = server.peak()
     told = b""
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: a\r\n".encode())
         try:
+            connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n".encode())
             for _ in range(400):
                 connection.sendall(b"X: a\r\n" * 1000)
-            connection.sendall(b"\r\n")
+            connection.sendall(b"\r\n" + body)
             told = connection.recv(4096)
         except OSError:
             pass
@@ -143,9 +142,16 @@ def test_streams_that_are_reset_as_soon_as_they_are_opened(server):
             try:
                 for first in range(1, 10_001, 200):
                     streams = range(first, first + 200, 2)
-                    cancel = struct.pack(">I", 8)
-                    opened = [frame(HEADERS, END_HEADERS, one, infer) + frame(RESET, 0, one, cancel) for one in streams]
-                    connection.sendall(b"".join(opened))
+                    opened = [frame(HEADERS, END_HEADERS, one, infer) for one in streams]
+                    reset = [frame(RESET, 0, one, struct.pack(">I", 8)) for one in streams]
+                    if first % 1000 == 1:
+                        # these come as far as the service
+                        called = [one + frame(DATA, END_STREAM, n, bytes(5)) for n, one in zip(streams, opened)]
+                        connection.sendall(b"".join(called))
+                        time.sleep(0.03)
+                        connection.sendall(b"".join(reset))
+                    else:
+                        connection.sendall(b"".join(one + end for one, end in zip(opened, reset)))
                     sent += len(opened)
             except OSError:
                 pass  # the server may well have had enough of it
