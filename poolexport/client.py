@@ -49,10 +49,10 @@ class Client:
         timeout: seconds that an answer may take.
         retries: how often a request is sent again that the server could not begin, or lost.
 
-    Example:
-        >>> client = Client("http://127.0.0.1:8000")  # doctest: +SKIP
-        >>> client.infer("net", {"input": np.zeros((1, 3, 32, 32), "float32")})["output"].shape  # doctest: +SKIP
-        (1, 10)
+    Example, with a server at hand::
+
+        with Client("http://127.0.0.1:8000") as client:
+            answers = client.infer("net", {"input": np.zeros((1, 3, 32, 32), "float32")})
     """
 
     def __init__(self, url: str, *, token: str | None = None, timeout: float = 30.0, retries: int = 1) -> None:

@@ -25,7 +25,7 @@ from poolexport.bundle import MANIFEST, METADATA_KEY, SAMPLE, WEIGHTS_KEY, Manif
 from poolexport.errors import InputError
 from poolexport.serve.config import Limits
 from poolexport.serve.datatypes import TensorSpec, spec
-from poolexport.serve.facts import Facts, axis_of, digests, run_options, said, session_options
+from poolexport.serve.facts import Facts, axis_of, digests, run_options, said, session_options, stamps
 
 Array = np.ndarray[Any, np.dtype[Any]]
 #: How far a replayed answer may be from the recorded one, in units of rounding at its scale: other processors and
@@ -95,7 +95,7 @@ def facts(path: Path) -> Facts:
         InputError: it is not what it says it is, or does not compute finite numbers.
     """
     file = model_path(path)
-    found = digests(path)
+    before, found = stamps(path), digests(path)
     model = _no_foreign_files(file)
     from poolexport.runtime import session
     from poolexport.runtime.rows import mixed_rows
@@ -126,6 +126,8 @@ def facts(path: Path) -> Facts:
         feeds = _replay(sample, run, [tensor.name for tensor in outputs], manifest)
     else:
         feeds = _warm_up(inputs, run, manifest)
+    if stamps(path) != before:
+        raise InputError("a file of it changed while it was tried; try again when it is whole")
     # A batch of several requests must answer each as if it had come alone.
     batched = _batched(inputs, outputs, manifest) and not mixed_rows(opened, feeds)
     seconds = _seconds(lambda: run(feeds))

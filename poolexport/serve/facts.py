@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,11 +66,21 @@ def run_options() -> ort.RunOptions:
 
 def digests(path: Path) -> dict[str, str]:
     """SHA-256 of the files that a bundle or a model consists of, by name."""
+    return {file.name: sha256(file) for file in _files(path)}
+
+
+def stamps(path: Path) -> list[tuple[int, int, int]]:
+    """What the system knows about those files, and changes whenever somebody writes or replaces one."""
+    found = [os.stat(file) for file in _files(path)]
+    return [(one.st_ino, one.st_size, one.st_ctime_ns) for one in found]
+
+
+def _files(path: Path) -> list[Path]:
     if path.is_dir():
         files = [path / name for name in (MODEL, MODEL + DATA, MANIFEST, SAMPLE)]
     else:
         files = [path, path.with_name(path.name + DATA)]
-    return {file.name: sha256(file) for file in files if file.is_file()}
+    return [file for file in files if file.is_file()]
 
 
 def axis_of(tensor: TensorSpec) -> str:

@@ -25,6 +25,7 @@ from poolexport.serve.datatypes import BYTES, TensorSpec
 from poolexport.serve.model import Model
 from poolexport.serve.protocol import (
     NAMES,
+    NO_MEMORY,
     Array,
     Request,
     Signature,
@@ -140,6 +141,9 @@ class Servicer:
         except RequestError as error:
             model.meter.failed(error.status)
             raise
+        except MemoryError:
+            model.meter.failed(503)
+            raise RequestError(503, NO_MEMORY) from None
         except asyncio.CancelledError:
             model.meter.failed(499)
             raise

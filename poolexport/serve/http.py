@@ -27,7 +27,7 @@ from poolexport.serve import core as describe
 from poolexport.serve import page
 from poolexport.serve.core import Core
 from poolexport.serve.model import Model
-from poolexport.serve.protocol import decode, encode
+from poolexport.serve.protocol import NO_MEMORY, decode, encode
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -111,6 +111,9 @@ class Application:
         except asyncio.CancelledError:
             model.meter.failed(499)
             return
+        except MemoryError:
+            model.meter.failed(503)
+            status, reply, body = _refusal(RequestError(503, NO_MEMORY))
         except Exception:
             log.exception("a request could not be answered", extra={"facts": {"model": model.name}})
             model.meter.failed(500)

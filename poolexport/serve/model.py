@@ -12,7 +12,7 @@ from poolexport.errors import InputError, RequestError
 from poolexport.runtime import session
 from poolexport.serve.config import Limits
 from poolexport.serve.datatypes import spec
-from poolexport.serve.facts import Facts, digests, run_options, said, session_options
+from poolexport.serve.facts import Facts, digests, run_options, said, session_options, stamps
 from poolexport.serve.metrics import Meter
 from poolexport.serve.protocol import Array, Signature
 
@@ -69,9 +69,12 @@ class Model:
 
         Raises:
             RequestError: the model cannot compute an answer for these arrays.
+            MemoryError: there is no room for one.
         """
         try:
             answers = self._session.run(outputs, feeds, options or run_options())
+        except MemoryError:
+            raise
         except Exception as error:
             if options is not None and options.terminate:
                 raise RequestError(504, "the run took too long and was stopped") from None
@@ -88,7 +91,10 @@ def open_model(name: str, version: str, facts: Facts, limits: Limits, *, togethe
     Raises:
         InputError: it is not the file that was tried, or onnxruntime cannot load it.
     """
-    opened = session(facts.path, options=session_options())
-    if digests(Path(facts.path)) != dict(facts.digests):
+    path = Path(facts.path)
+    before = stamps(path)
+    opened = session(path, options=session_options())
+    # a file that is changed and changed back has its hash again, but not its times
+    if digests(path) != dict(facts.digests) or stamps(path) != before:
         raise InputError(f"{facts.path} changed while it was loaded; load it again")
     return Model(name, version, facts, opened, limits, together=together)

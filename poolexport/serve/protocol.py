@@ -23,6 +23,7 @@ from poolexport.serve.datatypes import BYTES, DATATYPES, TensorSpec
 Array = np.ndarray[Any, np.dtype[Any]]
 #: Characters of a client's text that an error repeats.
 SHOWN = 64
+NO_MEMORY = "there is no memory left for this request; send less, or try again"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Repository:
         self._open: dict[tuple[str, str], tuple[int, Model]] = {}
         self._latest: dict[str, Model] = {}
         self._entries: tuple[Entry, ...] = ()
-        self._stamp = 0
+        self._stamp = (0, 0)
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -115,7 +115,8 @@ class Repository:
         """Try all versions of a model anew, and serve them in every process; blocks.
 
         Raises:
-            RequestError: there is no such model (404), or a version is refused (400); what was served still is.
+            RequestError: there is no such model (404), a version is refused (400), or there is no room to write down
+                what is served (503); what was served still is.
         """
         with self._store.alone():
             state = self._store.read()
@@ -144,7 +145,7 @@ class Repository:
         """Stop serving a model in every process; blocks.
 
         Raises:
-            RequestError: there is no such model.
+            RequestError: there is no such model (404), or no room to write down what is served (503).
         """
         with self._store.alone():
             state = self._store.read()
@@ -158,7 +159,10 @@ class Repository:
         self._store.wait(number)
 
     def _change(self, state: State, known: Mapping[Place, Entry]) -> int:
-        self._store.write(State(state.number + 1, tuple(known.values())))
+        try:
+            self._store.write(State(state.number + 1, tuple(known.values())))
+        except OSError as error:
+            raise RequestError(503, f"the server cannot write down what it serves: {error.strerror}") from error
         return state.number + 1
 
     def _opened(self, place: Place, facts: Facts) -> Model:

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -136,14 +136,24 @@ class Store:
         return State.from_json(self._file.read_text())
 
     def write(self, state: State) -> None:
+        """Change the state.
+
+        Raises:
+            OSError: there is no room for it; it is as it was.
+        """
         aside = self._file.with_suffix(f".{os.getpid()}")
-        aside.write_text(state.to_json())
-        aside.replace(self._file)
+        try:
+            aside.write_text(state.to_json())
+            aside.replace(self._file)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
 
     @property
-    def stamp(self) -> int:
-        """Changes when the state does."""
-        return self._file.stat().st_mtime_ns
+    def stamp(self) -> tuple[int, int]:
+        """Changes when the state does, also where clocks are coarse or set back."""
+        found = self._file.stat()
+        return found.st_ino, found.st_mtime_ns
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -155,8 +165,10 @@ class Store:
     def reached(self, number: int) -> None:
         """Tell the others that this process serves the state of this number."""
         aside = self.folder / f".worker-{os.getpid()}"
-        aside.write_text(str(number))
-        aside.replace(self.folder / f"worker-{os.getpid()}")
+        # on a full disk they are not told, and wait for as long as they do for a process that is busy
+        with suppress(OSError):
+            aside.write_text(str(number))
+            aside.replace(self.folder / f"worker-{os.getpid()}")
 
     def left(self) -> None:
         """Tell the others that this process serves nothing any more."""

@@ -14,6 +14,8 @@ from poolexport.serve.config import Limits, Settings
 
 #: Environment variable that tells a worker where the folder is.
 FOLDER = "POOLEXPORT_SERVE"
+#: Files in which the metrics of a process are, and the bytes taken for each.
+METRICS, RESERVED = ("counter", "gauge_livesum", "gauge_max", "histogram"), 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def application() -> Any:
     folder = Path(os.environ[FOLDER])
     plan = Plan.read(folder)
     log.configure(plan.log_level)
+    _reserve(folder / "metrics")
     repository = Repository(Store(folder), plan.settings, Path(plan.repository) if plan.repository else None)
     core = Core(plan.settings, repository)
     if not plan.grpc_port:
@@ -68,3 +71,14 @@ def application() -> Any:
 
     certificate, key = (Path(name) if name else None for name in (plan.certificate, plan.key))
     return Application(core, partial(serving, core, Endpoint(plan.host, plan.grpc_port, certificate, key)))
+
+
+def _reserve(folder: Path) -> None:
+    """Take the room for this process's metrics now.
+
+    They are written through mapped memory. In a file with holes, that ends the process once the disk is full.
+    """
+    for kind in METRICS:
+        with (folder / f"{kind}_{os.getpid()}.db").open("ab") as file:
+            if not file.tell():
+                file.write(bytes(RESERVED))

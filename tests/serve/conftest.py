@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,15 +66,15 @@ class Answer:
 
 
 class Server:
-    """``poolexport serve`` in a process of its own."""
+    """``poolexport serve`` in a process of its own; ``under`` are words before the command, such as nice's."""
 
-    def __init__(self, *words: str | Path, cwd: Path, wait: bool = True) -> None:
+    def __init__(self, *words: str | Path, cwd: Path, wait: bool = True, under: Sequence[str] = ()) -> None:
         self.port, self.grpc_port, self.metrics_port = free_ports(3)
         self.log = cwd / f"log-{self.port}"
         ports = ["--port", str(self.port), "--grpc-port", str(self.grpc_port), "--metrics-port", str(self.metrics_port)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "poolexport", "serve", *map(str, words), *ports],
+                [*under, sys.executable, "-m", "poolexport", "serve", *map(str, words), *ports],
                 stderr=log,
                 stdout=log,
                 cwd=cwd,
@@ -161,8 +161,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(*words: str | Path, cwd: Path) -> Iterator[Server]:
-    server = Server(*words, cwd=cwd)
+def serving(*words: str | Path, cwd: Path, under: Sequence[str] = ()) -> Iterator[Server]:
+    server = Server(*words, cwd=cwd, under=under)
     try:
         yield server
     finally:

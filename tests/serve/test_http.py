@@ -265,15 +265,6 @@ def test_a_client_that_leaves_in_the_middle_of_its_body(server):
     good(server)
 
 
-def test_many_idle_connections_disturb_nobody(server):
-    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(300)]
-    try:
-        good(server)
-    finally:
-        for connection in idle:
-            connection.close()
-
-
 def test_an_input_that_the_model_cannot_take_is_the_clients_fault(server):
     x = np.zeros((1, 3, 1, 1), np.float32)
     request = binary(x.nbytes, x.tobytes(), shape=list(x.shape), name="input")

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto
 
 from poolexport.errors import InputError
+from poolexport.serve import check, model
 from poolexport.serve.check import facts, tried
 from poolexport.serve.config import Limits
 from poolexport.serve.state import places
@@ -210,6 +212,47 @@ def test_a_sample_that_is_not_reproduced_is_refused(copied, change):
     said["sha256"]["sample.npz"] = sha256(copied / "sample.npz")
     (copied / "manifest.json").write_text(json.dumps(said))
     assert "on its own sample, output 'y'" in refusal(copied)
+
+
+def replaced(file: Path, data: bytes) -> None:
+    """Another file of that name, with other times."""
+    aside = file.with_suffix(".aside")
+    aside.write_bytes(data)
+    aside.replace(file)
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["changed", "changed and changed back"])
+def test_a_file_that_changes_between_the_check_and_the_load_is_not_served(tmp_path, monkeypatch, back):
+    file = models.mean(tmp_path / "model.onnx")
+    checked = file.read_bytes()
+    other = models.mean(tmp_path / "other.onnx", axes=(1, 3)).read_bytes()
+    found = facts(file)
+    assert model.open_model("model", "1", found, LIMITS, together=0).facts == found
+    opens = model.session
+
+    def opened(path: Path, **options: Any) -> Any:
+        replaced(file, other)
+        session = opens(path, **options)
+        if back:
+            replaced(file, checked)
+        return session
+
+    monkeypatch.setattr(model, "session", opened)
+    with pytest.raises(InputError, match="changed while it was loaded; load it again"):
+        model.open_model("model", "1", found, LIMITS, together=0)
+
+
+def test_a_file_that_changes_during_the_check_is_refused(tmp_path, monkeypatch):
+    file = models.mean(tmp_path / "model.onnx")
+    first = check._no_foreign_files
+
+    def read(path: Path) -> Any:
+        replaced(file, models.mean(tmp_path / "other.onnx").read_bytes())
+        return first(path)
+
+    monkeypatch.setattr(check, "_no_foreign_files", read)
+    with pytest.raises(InputError, match="changed while it was tried"):
+        facts(file)
 
 
 def test_names_and_versions(tmp_path):
