@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ class Entry:
     axes: Sequence[dict[int, str]]
     forms: tuple[bool, ...] = (False, True)
     opsets: tuple[int, ...] = ()
+    atol: float = 0.0
 
 
 def build(folder: Path, *, reduced: bool, only: Sequence[str] = ()) -> list[Job]:
@@ -98,7 +99,8 @@ def _layer(method: Method, case: Case, dtype: str, forms: tuple[bool, ...], opse
             continue
         drawn.append(example)
     axes = named_axes(method, drawn[0])
-    return Entry(f"{method.name} {case.rank}d {dtype}", layer, tuple(drawn), axes, forms, opsets)
+    atol = case.condition * float(np.finfo(np.float64).eps)
+    return Entry(f"{method.name} {case.rank}d {dtype}", layer, tuple(drawn), axes, forms, opsets, atol)
 
 
 def _networks(reduced: bool) -> Iterator[Entry]:
@@ -150,7 +152,8 @@ def _exported(entry: Entry, folder: Path, start: int) -> Iterator[Job]:
             name = f"{entry.name}, opset {prepared.opset}{', inlined' if portable else ''}"
             for optimised in (True, False):
                 for feed, answers in zip(feeds, expected):
-                    yield Job("corpus", name, model, feed, optimised, prepared.opset, {}, answers, faults)
+                    job = Job("corpus", name, model, feed, optimised, prepared.opset, {}, answers, faults)
+                    yield replace(job, atol=entry.atol)
 
 
 def _parse(raw: bytes) -> object:
