@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,12 @@ FACTOR = 4.0
 #: ... plus this many units of rounding, at the scale of the whole answer. Long float32 sums need them: onnxruntime
 #: adds up rows of a thousand cells one after the other. Sums of half precision are made in float32, and rounded once.
 FLOOR_ULPS = {"float64": 32.0, "float32": 32.0, "float16": 4.0}
+
+#: Where rounding moves some values by more than this share of the scale, an operator took other cells, and the largest
+#: error says nothing of the other values ...
+JUMP = 0.125
+#: ... so that no more than this share of them may be farther off than rounding moves that very value.
+STRAYS = 0.25
 
 #: Bounds on one layer against its float64 reference, relative to each element and to the scale of the answer; for
 #: float16 four units in the last place, and in no type less than four of its smallest numbers.
@@ -66,7 +73,9 @@ def judge(
     where it differs from the truth, rounding is magnified, and the bound grows with it; where it has another shape it
     says nothing. ``others`` are answers that the peer might have given as well, rounding otherwise at every step: its
     error is then the largest of all of these, and a value may be NaN or infinite where it is that in one of them.
-    Integers they do not excuse. User-set ``rtol`` and ``atol`` replace the derived bound by ``atol + rtol * scale``.
+    Integers they do not excuse. Where the bound is as large as the answers themselves, every value is compared with how
+    far torch is off at that very place, too, and most of them must hold. User-set ``rtol`` and ``atol`` replace the
+    derived bound by ``atol + rtol * scale``.
     """
     if result.shape != peer.shape:
         return _failed(f"shape {result.shape} instead of {peer.shape}")
@@ -83,23 +92,36 @@ def judge(
     stray = kinds != _kind(truth)
     for other in peers:
         stray &= kinds != _kind(other)
+    # A number where the truth is none is one of the peers'; it has to be theirs.
+    given = truth
+    for other in peers:
+        truth = np.where(np.isfinite(truth), truth, other)
     finite = np.isfinite(result) & np.isfinite(truth)
     scale = _largest(truth[np.isfinite(truth)])
     error = _largest(result[finite].astype(np.float64) - truth[finite])
     shift = _distance(moved, truth) if moved is not None and moved.shape == truth.shape else 0.0
     peer_error = max(_distance(other, truth) for other in peers)
+    strays = 0.0
     if rtol is None and atol is None:
-        bound = factor * peer_error + sensitivity * shift + FLOOR_ULPS[peer.dtype.name] * _rounding(peer.dtype, scale)
+        floor = FLOOR_ULPS[peer.dtype.name] * _rounding(peer.dtype, scale)
+        bound = factor * peer_error + sensitivity * shift + floor
+        if floor < JUMP * scale < bound:
+            moves = factor * _off(peers, truth)
+            if shift:
+                moves = moves + sensitivity * _off([moved], truth)
+            strays = _share_beyond(result, truth, moves, floor)
     else:
         bound = (atol or 0.0) + (rtol or 0.0) * scale
     if stray.any():
         where = tuple(int(i) for i in np.argwhere(stray)[0])
         reason = (
             f"{int(stray.sum())} of {stray.size} values are NaN or infinite where they should not be, or the "
-            f"reverse: at {where} got {result[where]}, torch {peer[where]}, truth {truth[where]}"
+            f"reverse: at {where} got {result[where]}, torch {peer[where]}, truth {given[where]}"
         )
     elif error > bound:
         reason = f"error {error:.3g} exceeds {bound:.3g} (torch itself: {peer_error:.3g})"
+    elif strays > STRAYS:
+        reason = f"{strays:.0%} of the values differ where torch's do not, by up to {error:.3g}"
     else:
         reason = ""
     return Judgement(not reason, error, peer_error, bound, scale, reason, bool(finite.any()) or not truth.size)
@@ -118,6 +140,19 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     """The largest distance of numbers that are finite in both."""
     both = np.isfinite(a) & np.isfinite(b)
     return _largest(a[both].astype(np.float64) - b[both])
+
+
+def _off(answers: Sequence[Any], truth: np.ndarray) -> np.ndarray:
+    """How far the farthest answer is off, value by value; 0 where one of the two is no number."""
+    with np.errstate(invalid="ignore"):
+        distances = [np.abs(answer.astype(np.float64) - truth) for answer in answers]
+    return np.max([np.where(np.isfinite(d), d, 0.0) for d in distances], axis=0)
+
+
+def _share_beyond(result: np.ndarray, truth: np.ndarray, moves: np.ndarray, floor: float) -> float:
+    """The share of values that are farther off than rounding moves them, or the median of all."""
+    off = _off([result], truth)
+    return float(np.mean(off > moves + np.median(moves) + floor))
 
 
 def _largest(x: np.ndarray) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -401,14 +402,14 @@ def _trials(ports: Sequence[ort.NodeArg], example: Sequence[Tensor], seed: int) 
     traced = {dim: x.shape[i] for port, x in zip(ports, example) for i, dim in _dynamic(port)}
     for regime in stress.REGIMES:
         yield Trial(regime, same, seed)
-    turns = cycle(("normal", "ties"))
+    turns: defaultdict[tuple[str, ...], Iterator[str]] = defaultdict(lambda: cycle(("normal", "ties")))
     for lengths in _unseen(traced, {dim for port in ports for i, dim in _dynamic(port) if i == 0}):
         shapes = []
         for port, x in zip(ports, example):
             moved = {i: lengths[dim] for i, dim in _dynamic(port) if dim in lengths}
             shapes.append(tuple(moved.get(i, n) for i, n in enumerate(x.shape)))
-        # Axes that move alone take turns; where all move together, both kinds of values are tried.
-        for regime in ("normal", "ties") if len(lengths) == len(traced) else (next(turns),):
+        # Axes that move alone meet one kind of values after the other; where all move together, both are tried.
+        for regime in ("normal", "ties") if len(lengths) == len(traced) else (next(turns[tuple(lengths)]),):
             yield Trial(regime, tuple(shapes), seed + 1)
 
 
