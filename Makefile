@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest test-runtimes test-handoff check unit bench bench-models baseline docs clean
+.PHONY: demo test test-lowest test-runtimes test-handoff soak check unit bench bench-models baseline docs clean
 
 demo: $(VENV)/demo.done  ## export, verify and run every reference checkpoint; out/demo/index.html shows what happened
 	$(BIN)/poolexport demo --output out/demo --force
@@ -30,6 +30,9 @@ test-runtimes: $(VENV)/test.done  ## one corpus of exports on every release of o
 
 test-handoff: $(VENV)/test.done  ## Triton's core and KServe's classes read what we wrote, each in .venv-handoff; minutes
 	$(BIN)/python tests/handoff/oracles.py
+
+soak: $(VENV)/test.done  ## a server under everything at once, by the hundred thousand; SOAK="--minutes 30" for longer; minutes
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m serve.soak $(SOAK)
 
 bench: $(VENV)/test.done  ## time every method in torch and in onnxruntime; benchmarks/results/methods.json
 	$(BIN)/python benchmarks/methods.py

@@ -48,7 +48,15 @@ def routes(core: Core) -> list[tuple[str, Endpoint, list[str]]]:
         found = sorted(core.repository.models, key=lambda model: (model.name, int(model.version)))
         return JSONResponse([described(model) for model in found], headers={"Cache-Control": "no-store"})
 
-    return [("/", index, ["GET"]), ("/static/models.json", models, ["GET"]), ("/static/{name}", asset, ["GET"])]
+    async def document(_: Request) -> Response:
+        return FileResponse(STATIC / "openapi.json", media_type="application/json", headers=HEADERS)
+
+    return [
+        ("/v2/openapi.json", document, ["GET"]),
+        ("/", index, ["GET"]),
+        ("/static/models.json", models, ["GET"]),
+        ("/static/{name}", asset, ["GET"]),
+    ]
 
 
 def described(model: Model) -> dict[str, Any]:

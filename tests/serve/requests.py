@@ -23,6 +23,11 @@ def tensor(**changes: Any) -> dict[str, Any]:
     return merged(good, changes)
 
 
+def times(count: int) -> bytes:
+    """A request to ``models.slow``, which takes as long as this says."""
+    return json.dumps({"inputs": [{"name": "n", "shape": [1], "datatype": "INT64", "data": [count]}]}).encode()
+
+
 def merged(good: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**good, **changes}.items() if value is not None}
 

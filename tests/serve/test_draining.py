@@ -19,7 +19,7 @@ from poolexport.serve.http import Application
 from poolexport.serve.repository import Repository
 from poolexport.serve.state import Entry, Place, State, Store
 from serve.conftest import Server
-from serve.test_faults import times
+from serve.requests import times
 from serve.test_process import FRONTS
 
 SLOW = "/v2/models/slow/infer"

@@ -12,14 +12,10 @@ import grpc
 
 from poolexport.serve.stubs import inference_pb2 as messages
 from serve.load import crowd, post
-from serve.requests import document
+from serve.requests import document, times
 from serve.test_http import INFER, good, slow
 
 MIB = 1 << 20
-
-
-def times(count: int) -> bytes:
-    return json.dumps({"inputs": [{"name": "n", "shape": [1], "datatype": "INT64", "data": [count]}]}).encode()
 
 
 def test_20_000_chunks_of_one_byte_take_no_more_than_their_bytes(server):

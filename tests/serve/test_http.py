@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from serve.conftest import Answer, Server
-from serve.requests import ALL, GOOD, X, binary, document
+from serve.requests import ALL, GOOD, X, binary, document, times
 
 INFER = "/v2/models/mean/infer"
 BODY = GOOD.body
@@ -194,9 +194,8 @@ def test_pipelined_requests_are_answered_in_order(server):
     assert answer.rindex(b'"name":"soft"') > answer.rindex(b'"name":"mean"')
 
 
-def slow(server: Server, times: int, seconds: float = 20) -> Answer:
-    request = {"inputs": [{"name": "n", "shape": [1], "datatype": "INT64", "data": [times]}]}
-    return server.post("/v2/models/slow/infer", json.dumps(request).encode(), timeout=seconds)
+def slow(server: Server, count: int, seconds: float = 20) -> Answer:
+    return server.post("/v2/models/slow/infer", times(count), timeout=seconds)
 
 
 def test_a_full_queue_says_so_at_once(server):
@@ -243,7 +242,7 @@ def test_the_clients_own_time_out(server):
 
 
 def test_a_client_that_leaves_frees_its_slot(server):
-    request = json.dumps({"inputs": [{"name": "n", "shape": [1], "datatype": "INT64", "data": [10**9]}]}).encode()
+    request = times(10**9)
     gone = []
     for _ in range(2):
         connection = socket.create_connection(("127.0.0.1", server.port))

@@ -237,7 +237,11 @@ def test_a_file_that_changes_between_the_check_and_the_load_is_not_served(tmp_pa
             replaced(file, checked)
         return session
 
-    monkeypatch.setattr(model, "session", opened)
+    with monkeypatch.context() as patched:
+        patched.setattr(model, "session", opened)
+        with pytest.raises(InputError, match="changed while it was loaded; load it again"):
+            model.open_model("model", "1", found, LIMITS, together=0)
+    replaced(file, other)
     with pytest.raises(InputError, match="changed while it was loaded; load it again"):
         model.open_model("model", "1", found, LIMITS, together=0)
 
