@@ -137,7 +137,7 @@ def test_hostile_models_are_refused(tmp_path, name):
     told = str(caught.value)
     assert told
     assert len(told) < 500
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 def test_what_wants_all_memory_is_refused_by_a_process_that_has_little(tmp_path):
@@ -151,7 +151,7 @@ def test_what_never_ends_is_ended(tmp_path, make):
     started = time.monotonic()
     told = refusal(make(tmp_path / "model.onnx"), Limits(load_seconds=2))
     assert "2 s" in told or "ended the process" in told
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 def test_names_that_look_like_paths_are_only_names(tmp_path):

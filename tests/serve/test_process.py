@@ -109,7 +109,7 @@ def test_idle_and_half_open_connections_do_not_keep_it_alive(bundles, tmp_path, 
     started = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     server.process.wait(10)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 9
     idle.close()
     half.close()
 
@@ -258,11 +258,11 @@ def test_slow_clients_are_cut_off(two):
     for one in headers:
         one.settimeout(8)
         assert b" 200 " not in one.recv(200)
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 7
     for one in bodies:
         one.settimeout(8)
         assert b" 408 " in one.recv(200)
-    assert 1.9 < time.monotonic() - started < 6
+    assert 1.9 < time.monotonic() - started < 9
     for one in (*headers, *bodies):
         one.close()
 

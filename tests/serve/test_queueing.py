@@ -92,7 +92,7 @@ def test_a_delay_lets_others_come(soft):
         other = asyncio.create_task(later())
         await engine.infer(soft, images(0), ["y"])
         await other
-        assert 0.15 < time.perf_counter() - started < 2
+        assert 0.15 < time.perf_counter() - started < 8
         engine.close()
 
     before = soft.meter.runs
@@ -131,7 +131,7 @@ def test_the_queue_is_bounded_and_deadlines_hold(slow):
 
     started = time.perf_counter()
     assert [answer.status for answer in run(ask())] == [504, 504, 504, 503, 503]
-    assert time.perf_counter() - started < 3
+    assert time.perf_counter() - started < 8
 
 
 def test_who_leaves_is_forgotten(slow):
@@ -153,7 +153,7 @@ def test_who_leaves_is_forgotten(slow):
 
     started = time.perf_counter()
     run(ask())
-    assert time.perf_counter() - started < 3
+    assert time.perf_counter() - started < 8
 
 
 def test_a_run_on_the_loop_that_is_slow_goes_to_the_threads_from_then_on(bundles):
