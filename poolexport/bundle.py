@@ -129,6 +129,15 @@ def model_path(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def files(path: Path) -> list[Path]:
+    """The files that a bundle consists of, or a model file and the weights that poolexport puts beside it."""
+    if path.is_dir():
+        found = [path / name for name in (MODEL, MODEL + DATA, MANIFEST, SAMPLE)]
+    else:
+        found = [path, path.with_name(path.name + DATA)]
+    return [file for file in found if file.is_file()]
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
     digest = hashlib.sha256()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from poolexport.errors import OutputError
 
-__all__ = ["move", "require_folder", "staged"]
+__all__ = ["move", "replace", "require_folder", "staged"]
 
 
 def require_folder(target: Path) -> None:
@@ -59,3 +59,13 @@ def move(source: Path, target: Path) -> None:
         shutil.rmtree(aside)
     else:
         aside.unlink()
+
+
+def replace(place: Path, content: bytes) -> None:
+    """Write one small file; where there is no room for it, what was there stays, and the OSError is passed on."""
+    aside = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    try:
+        aside.write_bytes(content)
+        aside.replace(place)
+    finally:
+        aside.unlink(missing_ok=True)

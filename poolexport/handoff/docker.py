@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import poolexport
-from poolexport.bundle import DATA, MANIFEST, MODEL, SAMPLE
+from poolexport.bundle import files
 from poolexport.disk import move, require_folder, staged
 from poolexport.errors import InputError, OutputError
 from poolexport.handoff.deployment import Deployment
@@ -105,7 +105,4 @@ def _package(requirement: str) -> str:
 
 def _files(model: Deployment) -> list[Path]:
     """The files of a bundle, or a single model and its weights."""
-    if model.path.is_dir():
-        beside = [model.file.with_name(name) for name in (MODEL + DATA, MANIFEST, SAMPLE)]
-        return [model.file, *(file for file in beside if file.is_file())]
-    return list(model.files)
+    return files(model.path) if model.path.is_dir() else list(model.files)

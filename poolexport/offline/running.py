@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
-from poolexport.bundle import model_path, sha256
+from poolexport.bundle import files, model_path, sha256
 from poolexport.errors import InputError, OutputError, PoolExportError
 from poolexport.offline.items import Item, items
 from poolexport.offline.reading import DTYPES, Feed, Picture, read
@@ -128,19 +127,14 @@ def _groups(todo: Sequence[Item], batch: int) -> list[list[Item]]:
 
 def _digest(model: str | os.PathLike[str]) -> str:
     """Of the model and the weights beside it."""
-    file = model_path(model)
-    parts = [file, *sorted(file.parent.glob(f"{file.name}.*"))]
-    return hashlib.sha256("".join(sha256(part) for part in parts if part.is_file()).encode()).hexdigest()
+    return hashlib.sha256("".join(map(sha256, files(model_path(model)))).encode()).hexdigest()
 
 
 class _Worker:
     """Answers groups of files; used by several threads."""
 
     def __init__(self, model: str | os.PathLike[str], batch: int, picture: Picture) -> None:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = 1  # files are what is done at the same time
-        self.session = session(model, options=options)
+        self.session = session(model, threads=1)  # files are what is done at the same time
         self.ports = self.session.get_inputs()
         self.names = [port.name for port in self.session.get_outputs()]
         require_names(self.names)
@@ -199,16 +193,18 @@ class _Worker:
     def _answers(self, feed: Feed) -> list[np.ndarray]:
         if self.stop.is_set():
             raise InputError("stopped")
-        kinds = {port.name: DTYPES[port.type] for port in self.ports}
         try:
-            return self.session.run(None, {n: np.ascontiguousarray(x, kinds[n]) for n, x in feed.items()})
+            return self.session.run(None, self._as_taken(feed))
         except Exception as error:
             raise InputError(f"the model has no answer: {str(error).strip().splitlines()[0]}") from error
+
+    def _as_taken(self, feed: Feed) -> Feed:
+        """Arrays of the types that the model takes, in one piece."""
+        return {port.name: np.ascontiguousarray(feed[port.name], DTYPES[port.type]) for port in self.ports}
 
     def _rows_are_independent(self, feed: Feed) -> bool:
         with self._lock:
             if self._independent is None:
-                kinds = {port.name: DTYPES[port.type] for port in self.ports}
-                first: Feed = {name: np.ascontiguousarray(x[:1], kinds[name]) for name, x in feed.items()}
+                first = self._as_taken({name: x[:1] for name, x in feed.items()})
                 self._independent = not mixed_rows(self.session, first)
             return self._independent

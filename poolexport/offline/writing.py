@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from poolexport.disk import replace
 from poolexport.errors import InputError, OutputError
 from poolexport.offline.items import Item
 
@@ -47,7 +48,7 @@ class Answers:
                         "them with --force (force=True)"
                     )
             folder.mkdir(parents=True, exist_ok=True)
-            write(note, text.encode())
+            replace(note, text.encode())
         except OSError as error:
             raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
 
@@ -77,16 +78,9 @@ class Answers:
     def failures(self, found: Mapping[str, str]) -> None:
         """Keep the reasons of what was skipped beside the answers; an empty list removes an older one."""
         if found:
-            write(self.folder / FAILED, (json.dumps(dict(found), indent=1) + "\n").encode())
+            replace(self.folder / FAILED, (json.dumps(dict(found), indent=1) + "\n").encode())
         else:
             (self.folder / FAILED).unlink(missing_ok=True)
-
-
-def write(place: Path, content: bytes) -> None:
-    """Write a small file whole or not at all."""
-    aside = place.with_name(f".{place.name}.{os.getpid()}.partial")
-    aside.write_bytes(content)
-    aside.replace(place)
 
 
 def require_names(names: list[str]) -> None:

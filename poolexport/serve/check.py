@@ -25,7 +25,7 @@ from poolexport.bundle import MANIFEST, METADATA_KEY, SAMPLE, WEIGHTS_KEY, Manif
 from poolexport.errors import InputError
 from poolexport.serve.config import Limits
 from poolexport.serve.datatypes import TensorSpec, spec
-from poolexport.serve.facts import Facts, axis_of, digests, run_options, said, session_options, stamps
+from poolexport.serve.facts import Facts, digests, run_options, said, session_options, stamps
 
 Array = np.ndarray[Any, np.dtype[Any]]
 #: How far a replayed answer may be from the recorded one, in units of rounding at its scale: other processors and
@@ -98,7 +98,6 @@ def facts(path: Path) -> Facts:
     before, found = stamps(path), digests(path)
     model = _no_foreign_files(file)
     from poolexport.runtime import session
-    from poolexport.runtime.rows import mixed_rows
 
     try:
         opened = session(file, options=session_options())
@@ -128,8 +127,7 @@ def facts(path: Path) -> Facts:
         feeds = _warm_up(inputs, run, manifest)
     if stamps(path) != before:
         raise InputError("a file of it changed while it was tried; try again when it is whole")
-    # A batch of several requests must answer each as if it had come alone.
-    batched = _batched(inputs, outputs, manifest) and not mixed_rows(opened, feeds)
+    batched = _batched(opened, feeds, manifest)
     seconds = _seconds(lambda: run(feeds))
     gain, measured = 1.0, 0
     if batched and seconds < MEASURED:
@@ -322,12 +320,12 @@ def _values(values: Any, shape: tuple[int, ...], tensor: TensorSpec) -> Array:
     return np.asarray(values(shape)).astype(tensor.dtype)
 
 
-def _batched(inputs: list[TensorSpec], outputs: list[TensorSpec], manifest: Manifest | None) -> bool:
-    """Whether the manifest proves that all inputs and outputs have one dynamic first axis."""
-    if manifest is None or manifest.verdict != "PASS" or manifest.random_outputs:
-        return False
-    axes = {axis_of(tensor) for tensor in (*inputs, *outputs)}
-    return len(axes) == 1 and axes != {""}
+def _batched(session: Any, feeds: Mapping[str, Array], manifest: Manifest | None) -> bool:
+    """Whether the first axis of everything was proven dynamic, and each row is answered as if it had come alone."""
+    from poolexport.runtime.rows import batch_axis, mixed_rows
+
+    proven = manifest is not None and manifest.verdict == "PASS" and not manifest.random_outputs
+    return proven and bool(batch_axis(session)) and not mixed_rows(session, feeds)
 
 
 def _seconds(run: Any) -> float:

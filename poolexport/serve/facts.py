@@ -10,8 +10,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from poolexport.bundle import DATA, MANIFEST, MODEL, SAMPLE, sha256
-from poolexport.serve.datatypes import TensorSpec
+from poolexport.bundle import files, sha256
 
 #: Characters of onnxruntime's own words that are repeated.
 TOLD = 300
@@ -66,27 +65,13 @@ def run_options() -> ort.RunOptions:
 
 def digests(path: Path) -> dict[str, str]:
     """SHA-256 of the files that a bundle or a model consists of, by name."""
-    return {file.name: sha256(file) for file in _files(path)}
+    return {file.name: sha256(file) for file in files(path)}
 
 
 def stamps(path: Path) -> list[tuple[int, int, int]]:
     """What the system knows about those files, and changes whenever somebody writes or replaces one."""
-    found = [os.stat(file) for file in _files(path)]
+    found = [os.stat(file) for file in files(path)]
     return [(one.st_ino, one.st_size, one.st_ctime_ns) for one in found]
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        files = [path / name for name in (MODEL, MODEL + DATA, MANIFEST, SAMPLE)]
-    else:
-        files = [path, path.with_name(path.name + DATA)]
-    return [file for file in files if file.is_file()]
-
-
-def axis_of(tensor: TensorSpec) -> str:
-    """The name of a first axis that may change, or nothing."""
-    first = tensor.shape[0] if tensor.shape else ""
-    return first if isinstance(first, str) else ""
 
 
 def said(error: Exception) -> str:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from poolexport.bundle import MANIFEST, MODEL
+from poolexport.disk import replace
 from poolexport.errors import InputError
 from poolexport.serve.check import tried
 from poolexport.serve.config import Settings, cores
@@ -141,13 +142,7 @@ class Store:
         Raises:
             OSError: there is no room for it; it is as it was.
         """
-        aside = self._file.with_suffix(f".{os.getpid()}")
-        try:
-            aside.write_text(state.to_json())
-            aside.replace(self._file)
-        except OSError:
-            aside.unlink(missing_ok=True)
-            raise
+        replace(self._file, state.to_json().encode())
 
     @property
     def stamp(self) -> tuple[int, int]:
@@ -164,11 +159,9 @@ class Store:
 
     def reached(self, number: int) -> None:
         """Tell the others that this process serves the state of this number."""
-        aside = self.folder / f".worker-{os.getpid()}"
         # on a full disk they are not told, and wait for as long as they do for a process that is busy
         with suppress(OSError):
-            aside.write_text(str(number))
-            aside.replace(self.folder / f"worker-{os.getpid()}")
+            replace(self.folder / f"worker-{os.getpid()}", str(number).encode())
 
     def left(self) -> None:
         """Tell the others that this process serves nothing any more."""

@@ -25,42 +25,21 @@ from poolexport_ops._body import Body
 
 
 def entries() -> dict[str, Write]:
-    ranks = (1, 2, 3)
-    table: dict[str, Write] = {f"aten::upsample_nearest{rank}d.vec": partial(_resize, rank) for rank in ranks}
-    return table | {f"aten::_upsample_nearest_exact{rank}d.vec": partial(_resize_exactly, rank) for rank in ranks}
+    names = {"upsample_nearest": 0.0, "_upsample_nearest_exact": 0.5}
+    return {f"aten::{name}{n}d.vec": partial(_resize, n, shift) for name, shift in names.items() for n in (1, 2, 3)}
 
 
 def _resize(
     rank: int,
+    shift: float,
     writer: Writer,
     input: ir.Value,
     output_size: Sequence[Size] | None,
     scale_factors: Sequence[float] | None,
 ) -> Any:
-    if output_size is None and scale_factors is not None and all(map(_exact, scale_factors)):
+    if not shift and output_size is None and scale_factors is not None and all(map(_exact, scale_factors)):
         usual = original(getattr(torch.ops.aten, f"upsample_nearest{rank}d").vec)
         return usual(input, output_size, scale_factors)
-    return _gather(rank, writer, input, output_size, scale_factors, 0.0)
-
-
-def _resize_exactly(
-    rank: int,
-    writer: Writer,
-    input: ir.Value,
-    output_size: Sequence[Size] | None,
-    scale_factors: Sequence[float] | None,
-) -> Any:
-    return _gather(rank, writer, input, output_size, scale_factors, 0.5)
-
-
-def _gather(
-    rank: int,
-    writer: Writer,
-    input: ir.Value,
-    output_size: Sequence[Size] | None,
-    scale_factors: Sequence[float] | None,
-    shift: float,
-) -> ir.Value:
     op = writer.op
     for axis in range(rank):
         length = op.Shape(input, start=2 + axis, end=3 + axis)

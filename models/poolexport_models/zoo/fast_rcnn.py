@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from poolexport.nn import RoIMaxPool2d
-from poolexport_models.zoo.vgg import convolutions
+from poolexport_models.zoo.vgg import convolutions, hidden_layers
 
 
 class FastRCNN(nn.Module):
@@ -35,14 +35,7 @@ class FastRCNN(nn.Module):
         self.features = convolutions(width, last_pool=False)
         self.pool = RoIMaxPool2d(7, spatial_scale=1 / 16)
         hidden = 64 * width
-        self.hidden = nn.Sequential(
-            nn.Linear(8 * width * 7 * 7, hidden),
-            nn.ReLU(),
-            nn.Dropout(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Dropout(),
-        )
+        self.hidden = nn.Sequential(*hidden_layers(8 * width * 7 * 7, hidden))
         self.scores = nn.Linear(hidden, classes + 1)
         self.shifts = nn.Linear(hidden, 4 * (classes + 1))
 

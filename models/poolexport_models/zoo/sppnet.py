@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from poolexport.nn import SpatialPyramidPool2d
+from poolexport_models.zoo.vgg import hidden_layers
 
 
 class SPPNet(nn.Module):
@@ -48,15 +49,8 @@ class SPPNet(nn.Module):
         )
         levels = (6, 3, 2, 1)
         self.pyramid = SpatialPyramidPool2d(levels)
-        self.classifier = nn.Sequential(
-            nn.Linear(second * sum(n * n for n in levels), hidden),
-            nn.ReLU(),
-            nn.Dropout(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Dropout(),
-            nn.Linear(hidden, classes),
-        )
+        cells = sum(n * n for n in levels)
+        self.classifier = nn.Sequential(*hidden_layers(second * cells, hidden), nn.Linear(hidden, classes))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.pyramid(self.features(x)))

@@ -29,6 +29,12 @@ def convolutions(width: int = 64, counts: Sequence[int] = COUNTS, *, last_pool: 
     return nn.Sequential(*layers if last_pool else layers[:-1])
 
 
+def hidden_layers(inputs: int, hidden: int) -> list[nn.Module]:
+    """The two hidden linear layers of the networks of that time, with dropout after each."""
+    sizes = (inputs, hidden), (hidden, hidden)
+    return [layer for size in sizes for layer in (nn.Linear(*size), nn.ReLU(), nn.Dropout())]
+
+
 class VGG(nn.Module):
     """VGG-16, whose linear layers see maps of any size as 7 by 7 means.
 
@@ -55,15 +61,7 @@ class VGG(nn.Module):
         self.features = convolutions(width)
         self.pool = nn.AdaptiveAvgPool2d(7)
         hidden = 64 * width
-        self.classifier = nn.Sequential(
-            nn.Linear(8 * width * 7 * 7, hidden),
-            nn.ReLU(),
-            nn.Dropout(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Dropout(),
-            nn.Linear(hidden, classes),
-        )
+        self.classifier = nn.Sequential(*hidden_layers(8 * width * 7 * 7, hidden), nn.Linear(hidden, classes))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.pool(self.features(x)).flatten(1))
