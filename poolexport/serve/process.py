@@ -22,7 +22,7 @@ from poolexport.serve.state import Place, State, Store, first_state
 from poolexport.serve.worker import FOLDER, Plan
 
 Front = Literal["granian", "uvicorn"]
-TARGET = "poolexport.serve.worker:application"
+ASGI, RSGI = "poolexport.serve.worker:application", "poolexport.serve.worker:rsgi"
 #: Packages that serving needs beside those of the core.
 NEEDED = ("starlette", "orjson", "prometheus_client")
 
@@ -133,10 +133,10 @@ def _granian(plan: Plan, address: Address) -> None:
 
     limits = plan.settings.limits
     server = Granian(
-        TARGET,
+        RSGI,
         address=address.host,
         port=address.port,
-        interface=Interfaces.ASGI,
+        interface=Interfaces.RSGI,
         factory=True,
         workers=plan.settings.workers,
         websockets=False,
@@ -159,7 +159,7 @@ def _uvicorn(plan: Plan, address: Address) -> None:
     from uvicorn.supervisors import Multiprocess
 
     config = uvicorn.Config(
-        TARGET,
+        ASGI,
         factory=True,
         host=address.host,
         port=address.port,

@@ -73,6 +73,13 @@ def application() -> Any:
     return Application(core, partial(serving, core, Endpoint(plan.host, plan.grpc_port, certificate, key)))
 
 
+def rsgi() -> Any:
+    """The same for Granian."""
+    from poolexport.serve.rsgi import Front
+
+    return Front(application())
+
+
 def _reserve(folder: Path) -> None:
     """Take the room for this process's metrics now.
 
