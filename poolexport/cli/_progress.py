@@ -16,6 +16,7 @@ STAGES = {
     "verify": "verifying",
     "package": "writing to disk",
     "run": "running",
+    "tune": "measuring",
 }
 
 

@@ -38,6 +38,11 @@ def out(*parts: RenderableType) -> None:
     _write("\n".join(line.rstrip() for line in captured.get().split("\n")))
 
 
+def line(text: str) -> None:
+    """Print something to be copied on stdout, on one line however long."""
+    _write(harmless(one_line(text)) + "\n")
+
+
 def document(value: Any) -> None:
     """Print one JSON document on stdout; a number that JSON cannot hold becomes null."""
     _write(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")

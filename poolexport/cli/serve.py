@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,40 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
+def _configured(context: click.Context, _: click.Parameter, file: Path | None) -> None:
+    """Take the options in a file for the defaults."""
+    if file is None:
+        return
+    try:
+        held = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"--config {file}: it cannot be read as JSON: {error}") from error
+    if not isinstance(held, dict):
+        raise InputError(f"--config {file}: it must be a JSON object of options")
+    measured = held.pop("measured", {})
+    known = {option.name for option in context.command.params if isinstance(option, click.Option)}
+    for name in held:
+        if name not in known:
+            near = _show.near(name, sorted(filter(None, known)))
+            raise InputError(f"--config {file}: there is no option {name!r}{near}")
+    context.default_map = {**(context.default_map or {}), **held}
+    from poolexport.serve.config import cores
+
+    counted = measured.get("cores") if isinstance(measured, dict) else None
+    if counted not in (None, cores()):
+        _show.warning(f"{file} was measured on {counted} cores, and here are {cores()}; poolexport tune measures anew")
+
+
 @click.command()
 @click.argument("models", nargs=-1, metavar="[NAME[:VERSION]=]PATH...")
+@click.option(
+    "--config",
+    type=FILE,
+    is_eager=True,
+    expose_value=False,
+    callback=_configured,
+    help="File of poolexport tune; options that are given as well come first.",
+)
 @click.option("--repository", type=click.Path(path_type=Path), help="Folder of NAME/VERSION/model.onnx to serve, too.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port of HTTP.")
@@ -37,12 +70,16 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option(
     "--slots", type=click.IntRange(0), default=0, help="Runs at a time in a process; by default its share of cores."
 )
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of each run.")
 @click.option(
     "--batching",
     type=click.Choice(["auto", "on", "off"]),
     default="auto",
     show_default=True,
     help="Run requests together that wait; auto: where it was measured to pay.",
+)
+@click.option(
+    "--batch-rows", type=click.IntRange(0), default=0, help="Rows run together; by default up to --max-batch."
 )
 @click.option("--batch-delay", type=click.FloatRange(0, 1e6), default=0.0, help="Microseconds to wait for others.")
 @click.option("--max-batch", type=click.IntRange(1), help="Longest dynamic first axis; 64 by default.")
@@ -70,7 +107,9 @@ def serve(
     metrics_port: int,
     workers: int,
     slots: int,
+    threads: int,
     batching: Any,
+    batch_rows: int,
     batch_delay: float,
     control: bool,
     token_file: Path | None,
@@ -108,8 +147,10 @@ def serve(
     settings = Settings(
         limits=Limits(**chosen),
         slots=slots,
+        threads=threads,
         workers=workers,
         batching=batching,
+        batch_rows=batch_rows,
         batch_delay=batch_delay / 1e6,
         control=control,
         tokens=process.tokens(token_file) if token_file else (),

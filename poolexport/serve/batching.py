@@ -24,7 +24,7 @@ def take(waiting: deque[Run]) -> list[Run]:
     if not first.model.together or not waiting:
         return [first]
     group, others = [first], []
-    rows, elements = first.model.signature.limits.batch - first.rows, first.model.together - first.elements
+    rows, elements = first.model.rows - first.rows, first.model.together - first.elements
     while waiting:
         run = waiting.popleft()
         if rows >= run.rows and elements >= run.elements and together(first, run):

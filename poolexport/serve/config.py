@@ -47,8 +47,10 @@ class Settings:
     Args:
         limits: of requests and models.
         slots: runs at a time in one process; 0 for the share of the cores that each of the worker processes has.
+        threads: of each run.
         workers: processes that share the port.
         batching: see ``Batching``.
+        batch_rows: that are run together at most; 0 for the longest batch that a request may have.
         batch_delay: seconds that a request may wait for others to be run with.
         control: whether clients may load and unload models.
         tokens: digests of the bearer tokens that clients must show; none are asked for where it is empty.
@@ -56,15 +58,17 @@ class Settings:
 
     limits: Limits = Limits()
     slots: int = 0
+    threads: int = 1
     workers: int = 1
     batching: Batching = "auto"
+    batch_rows: int = 0
     batch_delay: float = 0.0
     control: bool = False
     tokens: tuple[bytes, ...] = ()
 
     @property
     def runs_at_a_time(self) -> int:
-        return self.slots or max(1, cores() // self.workers)
+        return self.slots or max(1, cores() // (self.workers * self.threads))
 
 
 def cores() -> int:

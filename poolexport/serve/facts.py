@@ -45,11 +45,11 @@ class Facts:
     replayed: bool
 
 
-def session_options() -> ort.SessionOptions:
+def session_options(threads: int = 1) -> ort.SessionOptions:
     """One thread a run, which waits without turning: measured to get most done where runs are many."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from poolexport.errors import InputError, RequestError
 from poolexport.runtime import session
-from poolexport.serve.config import Limits
+from poolexport.serve.config import Settings
 from poolexport.serve.datatypes import spec
 from poolexport.serve.facts import Facts, digests, run_options, said, session_options, stamps
 from poolexport.serve.metrics import Meter
@@ -27,21 +27,23 @@ class Model:
         name, version: of it.
         facts: about its file.
         session: of onnxruntime.
-        limits: of requests.
+        settings: of the server.
         together: numbers in the inputs of requests that may be run together; 0 where each is run alone.
     """
 
     def __init__(
-        self, name: str, version: str, facts: Facts, session: ort.InferenceSession, limits: Limits, *, together: int
+        self, name: str, version: str, facts: Facts, session: ort.InferenceSession, settings: Settings, *, together: int
     ) -> None:
         self.name = name
         self.version = version
         self.facts = facts
         self.together = together if facts.batched else 0
+        #: Rows that are run together at most.
+        self.rows = min(settings.batch_rows or settings.limits.batch, settings.limits.batch)
         self.signature = Signature(
             {tensor.name: tensor for tensor in map(spec, session.get_inputs())},
             {tensor.name: tensor for tensor in map(spec, session.get_outputs())},
-            limits,
+            settings.limits,
             facts.batched,
         )
         self.meter = Meter(name, version)
@@ -85,7 +87,7 @@ class Model:
         return answers
 
 
-def open_model(name: str, version: str, facts: Facts, limits: Limits, *, together: int) -> Model:
+def open_model(name: str, version: str, facts: Facts, settings: Settings, *, together: int) -> Model:
     """Open a file that was tried before.
 
     Raises:
@@ -93,8 +95,8 @@ def open_model(name: str, version: str, facts: Facts, limits: Limits, *, togethe
     """
     path = Path(facts.path)
     before = stamps(path)
-    opened = session(path, options=session_options())
+    opened = session(path, options=session_options(settings.threads))
     # a file that is changed and changed back has its hash again, but not its times
     if digests(path) != dict(facts.digests) or stamps(path) != before:
         raise InputError(f"{facts.path} changed while it was loaded; load it again")
-    return Model(name, version, facts, opened, limits, together=together)
+    return Model(name, version, facts, opened, settings, together=together)

@@ -189,7 +189,7 @@ class Engine:
         """Whether a run should wait on for others to be made with; a timer comes back to it."""
         left = first.arrived + self._settings.batch_delay - time.perf_counter()
         rows = sum(run.rows for run in self._waiting if run.model is first.model)
-        if left <= 0 or rows >= first.model.signature.limits.batch:
+        if left <= 0 or rows >= first.model.rows:
             return False
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(left, self._timer_ends)

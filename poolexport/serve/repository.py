@@ -166,7 +166,7 @@ class Repository:
         return state.number + 1
 
     def _opened(self, place: Place, facts: Facts) -> Model:
-        return open_model(place.name, place.version, facts, self._settings.limits, together=self._together(facts))
+        return open_model(place.name, place.version, facts, self._settings, together=self._together(facts))
 
     def _together(self, facts: Facts) -> int:
         """How much may be run together: nothing, anything, or as much as was measured to pay."""

@@ -18,7 +18,7 @@ from onnx import TensorProto
 from poolexport.errors import InputError
 from poolexport.serve import check, model
 from poolexport.serve.check import facts, tried
-from poolexport.serve.config import Limits
+from poolexport.serve.config import Limits, Settings
 from poolexport.serve.state import places
 from serve import models
 
@@ -227,7 +227,7 @@ def test_a_file_that_changes_between_the_check_and_the_load_is_not_served(tmp_pa
     checked = file.read_bytes()
     other = models.mean(tmp_path / "other.onnx", axes=(1, 3)).read_bytes()
     found = facts(file)
-    assert model.open_model("model", "1", found, LIMITS, together=0).facts == found
+    assert model.open_model("model", "1", found, Settings(limits=LIMITS), together=0).facts == found
     opens = model.session
 
     def opened(path: Path, **options: Any) -> Any:
@@ -240,10 +240,10 @@ def test_a_file_that_changes_between_the_check_and_the_load_is_not_served(tmp_pa
     with monkeypatch.context() as patched:
         patched.setattr(model, "session", opened)
         with pytest.raises(InputError, match="changed while it was loaded; load it again"):
-            model.open_model("model", "1", found, LIMITS, together=0)
+            model.open_model("model", "1", found, Settings(limits=LIMITS), together=0)
     replaced(file, other)
     with pytest.raises(InputError, match="changed while it was loaded; load it again"):
-        model.open_model("model", "1", found, LIMITS, together=0)
+        model.open_model("model", "1", found, Settings(limits=LIMITS), together=0)
 
 
 def test_a_file_that_changes_during_the_check_is_refused(tmp_path, monkeypatch):

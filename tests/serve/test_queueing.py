@@ -22,12 +22,12 @@ from poolexport.serve.queueing import Engine
 def soft(bundles: Path) -> Model:
     """A model that may be batched, and is never quick."""
     found = dataclasses.replace(facts(bundles / "soft"), steady=False)
-    return open_model("soft", "1", found, Limits(batch=8), together=10**6)
+    return open_model("soft", "1", found, Settings(limits=Limits(batch=8)), together=10**6)
 
 
 @pytest.fixture(scope="module")
 def slow(bundles: Path) -> Model:
-    return open_model("slow", "1", facts(bundles / "slow.onnx"), Limits(), together=0)
+    return open_model("slow", "1", facts(bundles / "slow.onnx"), Settings(), together=0)
 
 
 def images(seed: int, rows: int = 1, size: int = 9) -> dict[str, np.ndarray]:
@@ -68,7 +68,20 @@ def test_requests_that_wait_are_run_together_and_each_gets_its_own(soft, slow):
 def test_no_more_is_run_together_than_was_measured(bundles):
     found = dataclasses.replace(facts(bundles / "soft"), steady=False)
     one = images(0)["input"].size
-    model = open_model("soft", "1", found, Limits(), together=2 * one)
+    model = open_model("soft", "1", found, Settings(), together=2 * one)
+
+    async def ask() -> None:
+        engine = Engine(settings())
+        await asyncio.gather(*(engine.infer(model, images(seed), ["y"]) for seed in range(5)))
+        engine.close()
+
+    run(ask())
+    assert model.meter.runs == 3
+
+
+def test_no_more_rows_are_run_together_than_was_chosen(bundles):
+    found = dataclasses.replace(facts(bundles / "soft"), steady=False)
+    model = open_model("soft", "1", found, Settings(batch_rows=2), together=10**6)
 
     async def ask() -> None:
         engine = Engine(settings())
@@ -158,7 +171,7 @@ def test_who_leaves_is_forgotten(slow):
 
 def test_a_run_on_the_loop_that_is_slow_goes_to_the_threads_from_then_on(bundles):
     found = dataclasses.replace(facts(bundles / "slow.onnx"), steady=True, seconds=1e-6, elements=10)
-    model = open_model("slow", "1", found, Limits(), together=0)
+    model = open_model("slow", "1", found, Settings(), together=0)
     assert model.quick({"n": np.array([300])})
 
     async def ask() -> None:
@@ -175,7 +188,7 @@ def test_a_run_on_the_loop_that_is_slow_goes_to_the_threads_from_then_on(bundles
 
 def test_a_run_on_the_loop_has_a_deadline_too(bundles):
     found = dataclasses.replace(facts(bundles / "slow.onnx"), steady=True, seconds=1e-6, elements=10)
-    model = open_model("slow", "1", found, Limits(), together=0)
+    model = open_model("slow", "1", found, Settings(), together=0)
 
     async def ask() -> None:
         engine = Engine(settings(run_seconds=0.3))
