@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import traceback
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -303,6 +304,7 @@ def _unpickled(path: Path) -> Any:
 
     if _is_safetensors(path):
         raise InputError(f"{path} is a safetensors file; give it a name that ends in .safetensors")
+    _require_honest(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -319,6 +321,20 @@ def _unpickled(path: Path) -> Any:
         reason = str(error).partition(". ")[0].splitlines()[:1]
         detail = f": {reason[0]}" if isinstance(error, RuntimeError) and reason else ""
         raise InputError(f"{path} is damaged, or torch.save did not write it{detail}; copy it again") from error
+
+
+def _require_honest(path: Path) -> None:
+    """Raise where an archive would unfold to more than it is: torch.save does not compress, and a bomb must."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if re.search(r"(^|/)(data\.pkl$|data/)", entry.filename)]
+    except (OSError, zipfile.BadZipFile):
+        return
+    held, there = sum(entry.file_size for entry in entries), path.stat().st_size
+    if held > there:
+        raise InputError(
+            f"{path} has {there} bytes and says that {held} are packed in it, which torch.save never does"
+        )
 
 
 def _fill(model: nn.Module, state: Mapping[str, Any], path: Path, spec: str) -> tuple[str, str]:

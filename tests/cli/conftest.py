@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(8)
         rows = {"0.weight": torch.randn(4, 16).double() / 3, "0.bias": torch.randn(4).double() / 3}
     save_file(rows, folder / "rows.safetensors")
+    with zipfile.ZipFile(folder / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
+        with zipfile.ZipFile(folder / "missing.pt") as archive:
+            for name in archive.namelist():
+                bomb.writestr(name, archive.read(name) + bytes(1 << 20) * name.endswith("data/0"))
+    torch.jit.save(torch.jit.script(net), folder / "program.pt")
     (folder / "cut.pt").write_bytes((folder / "nested.pt").read_bytes()[:500])
     (folder / "empty.pt").write_bytes(b"")
     (folder / "cut.safetensors").write_bytes((folder / "ok.safetensors").read_bytes()[:90])

@@ -67,6 +67,8 @@ BAD = {
     "a whole model": ((*GOOD, "--weights", "whole.pt"), "would run code that it names (torch.nn.modules"),
     "a pickle of code": ((*GOOD, "--weights", "shell.pt"), "save model.state_dict() with torch.save, or convert"),
     "a raw pickle of code": ((*GOOD, "--weights", "raw.bin"), "so it is refused"),
+    "a program": ((*GOOD, "--weights", "program.pt"), "program.pt is a TorchScript archive"),
+    "a bomb": ((*GOOD, "--weights", "bomb.pt"), "are packed in it, which torch.save never does"),
     "no weights in it": ((*GOOD, "--weights", "epoch.pt"), "holds no weights, only epoch"),
     "a list": ((*GOOD, "--weights", "list.pt"), "holds a list of 2 entries instead of a state dict"),
     "truncated pickle": ((*GOOD, "--weights", "cut.pt"), "is damaged"),
