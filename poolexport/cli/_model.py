@@ -332,9 +332,7 @@ def _require_honest(path: Path) -> None:
         return
     held, there = sum(entry.file_size for entry in entries), path.stat().st_size
     if held > there:
-        raise InputError(
-            f"{path} has {there} bytes and says that {held} are packed in it, which torch.save never does"
-        )
+        raise InputError(f"{path} has {there} bytes and says that {held} are packed in it, which torch.save never does")
 
 
 def _fill(model: nn.Module, state: Mapping[str, Any], path: Path, spec: str) -> tuple[str, str]:
