@@ -32,7 +32,7 @@ from poolexport.pipeline.prepare import DynamicShapes, Prepared
 from poolexport.pipeline.randomness import Policies
 from poolexport.pipeline.verify import Progress, Verdict
 from poolexport.pipeline.weights import ExternalData
-from poolexport.runtime import Source
+from poolexport.runtime import Source, Variant
 from poolexport.tolerance import FACTOR
 
 __all__ = ["audit", "export", "inline", "read_manifest", "verify"]
@@ -191,6 +191,7 @@ def verify(
     rtol: float | None = None,
     atol: float | None = None,
     seed: int = 0,
+    variants: Sequence[Variant] = (),
     progress: Progress | None = None,
 ) -> Verdict:
     """Compare a saved file with the model it was made from, on sizes and values the export never saw.
@@ -200,6 +201,8 @@ def verify(
         model: the original, in eval mode; it is left as it is.
         args: example inputs; needed only for files that poolexport did not write.
         factor, rtol, atol, seed, progress: see ``export``; the same seed gives the same verdict.
+        variants: further ways of running the file, which are tried on a few of the inputs;
+            ``poolexport.runtime.VARIANTS`` are those that the command line tries.
 
     Returns:
         The verdict, with every check that was made.
@@ -229,6 +232,7 @@ def verify(
         atol=atol,
         seed=seed,
         randomness=manifest.randomness if manifest else None,
+        variants=variants,
         progress=progress,
     )
 

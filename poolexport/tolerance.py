@@ -7,7 +7,7 @@ keeps that bound from being 0 where torch happens to be exact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,12 @@ JUMP = 0.125
 #: ... so that no more than this share of them may be farther off than rounding moves that very value.
 STRAYS = 0.25
 
+#: What is farther off than rounding explains is still of use where it is within this share of the scale, and at least
+#: so large a share of the largest entries (the class of a classifier, the label of a pixel) stay where they were.
+USABLE, AGREEING = 1e-2, 0.99
+#: Grades of an answer and of a whole file, best first.
+GRADES = ("EXACT", "WITHIN ROUNDING", "WITHIN TOLERANCE", "DEGRADED", "WRONG", "REFUSED")
+
 #: Bounds on one layer against its float64 reference, relative to each element and to the scale of the answer; for
 #: float16 four units in the last place, and in no type less than four of its smallest numbers.
 REFERENCE_RTOL = {"float64": 1e-12, "float32": 1e-5, "float16": 4 * 2.0**-10}
@@ -41,8 +47,14 @@ class Judgement:
         peer_error: largest distance of torch, in the same precision, from the truth.
         bound: the distance that was allowed.
         scale: largest finite magnitude of the truth.
-        finite: whether any number was compared.
         reason: why it failed; empty where it passed.
+        finite: whether any number was compared.
+        equal: share of the values that are those of torch, to the last bit.
+        ulps: the error in units in the last place of the scale.
+        agree: share of the places where the largest entry along axis 1 is that of the truth; None where there is no
+            such axis. Places where torch itself has another are left out.
+        stray: values that are NaN or infinite where they should not be, or the reverse.
+        grade: one of ``GRADES``.
     """
 
     passed: bool
@@ -52,6 +64,11 @@ class Judgement:
     scale: float
     reason: str = ""
     finite: bool = True
+    equal: float = 0.0
+    ulps: float = 0.0
+    agree: float | None = None
+    stray: int = 0
+    grade: str = "WRONG"
 
 
 def judge(
@@ -78,13 +95,16 @@ def judge(
     derived bound by ``atol + rtol * scale``.
     """
     if result.shape != peer.shape:
-        return _failed(f"shape {result.shape} instead of {peer.shape}")
+        return failed(f"shape {result.shape} instead of {peer.shape}")
     if result.dtype != peer.dtype:
-        return _failed(f"type {result.dtype} instead of {peer.dtype}")
+        return failed(f"type {result.dtype} instead of {peer.dtype}")
     if not np.issubdtype(peer.dtype, np.floating):
         unsure = moved != truth if moved is not None and moved.shape == truth.shape else np.zeros(peer.shape, bool)
         wrong = int(np.count_nonzero((result != peer) & (result != truth) & ~unsure))
-        return Judgement(wrong == 0, float(wrong), 0.0, 0.0, 0.0, f"{wrong} integers differ" if wrong else "")
+        equal = float(np.mean(result == peer)) if result.size else 1.0
+        grade = "WRONG" if wrong else "EXACT" if equal == 1.0 else "WITHIN ROUNDING"
+        reason = f"{wrong} integers differ" if wrong else ""
+        return Judgement(wrong == 0, float(wrong), 0.0, 0.0, 0.0, reason, equal=equal, grade=grade)
 
     truth = truth.astype(np.float64)
     kinds = _kind(result)
@@ -124,11 +144,50 @@ def judge(
         reason = f"{strays:.0%} of the values differ where torch's do not, by up to {error:.3g}"
     else:
         reason = ""
-    return Judgement(not reason, error, peer_error, bound, scale, reason, bool(finite.any()) or not truth.size)
+    equal = _share_equal(result, peer)
+    agree = _agreement(result, peer, truth)
+    if not reason:
+        grade = "EXACT" if equal == 1.0 else "WITHIN ROUNDING" if rtol is None and atol is None else "WITHIN TOLERANCE"
+    elif not stray.any() and error <= USABLE * scale and (agree is None or agree >= AGREEING):
+        grade = "DEGRADED"
+    else:
+        grade = "WRONG"
+    return Judgement(
+        not reason,
+        error,
+        peer_error,
+        bound,
+        scale,
+        reason,
+        bool(finite.any()) or not truth.size,
+        equal,
+        error / _rounding(peer.dtype, scale),
+        agree,
+        int(stray.sum()),
+        grade,
+    )
 
 
-def _failed(reason: str) -> Judgement:
-    return Judgement(False, float("inf"), 0.0, 0.0, 0.0, reason)
+def failed(reason: str, grade: str = "WRONG") -> Judgement:
+    """An answer that cannot be compared; REFUSED where there is none."""
+    return Judgement(False, float("inf"), 0.0, 0.0, 0.0, reason, grade=grade)
+
+
+def worst(grades: Iterable[str]) -> str:
+    """The worst of some grades; the best there is where there are none."""
+    return max(grades, key=GRADES.index, default=GRADES[0])
+
+
+def _share_equal(result: np.ndarray, peer: np.ndarray) -> float:
+    same = (result == peer) | (np.isnan(result) & np.isnan(peer))
+    return float(same.mean()) if same.size else 1.0
+
+
+def _agreement(result: np.ndarray, peer: np.ndarray, truth: np.ndarray) -> float | None:
+    if result.ndim < 2 or result.shape[1] < 2 or not result.size:
+        return None
+    largest, sure = truth.argmax(1), truth.argmax(1) == peer.argmax(1)
+    return float((result.argmax(1) == largest)[sure].mean()) if sure.any() else None
 
 
 def _kind(x: np.ndarray) -> np.ndarray:

@@ -103,6 +103,7 @@ def verdict(value: Verdict) -> dict[str, Any]:
         {
             "values": check.values,
             "shapes": check.shapes,
+            "runtime": check.runtime,
             "passed": check.passed,
             "relative_error": check.relative_error,
             "outputs": [asdict(judgement) for judgement in check.judgements],
@@ -111,6 +112,7 @@ def verdict(value: Verdict) -> dict[str, Any]:
     ]
     return {
         "verdict": value.word,
+        "grade": value.grade,
         "truth": value.truth,
         "worst_error": value.worst_error,
         "checks": checks,

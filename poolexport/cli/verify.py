@@ -75,6 +75,7 @@ def verify(
         import torch
 
         from poolexport import api
+        from poolexport.runtime import VARIANTS
         from poolexport.tolerance import FACTOR
 
         dtypes = [getattr(torch, name) for name in types]
@@ -88,6 +89,7 @@ def verify(
                 rtol=rtol,
                 atol=atol,
                 seed=seed,
+                variants=VARIANTS,
                 progress=progress,
             )
         except ParityError as error:
@@ -122,16 +124,39 @@ def report(verdict: Verdict) -> None:
     if verdict.random:
         _show.out(f"not compared, because they are random: {_show.listed(verdict.random)}; only shapes and types were")
     counted = f"  {len(verdict.checks)} checks{failures}{skipped}; errors are relative, {verdict.truth} is the truth"
+    _show.out(f"{verdict.grade}: {_measure(verdict)}")
     _show.out(Text.assemble(_show.word(verdict.word), counted))
 
 
+def _measure(verdict: Verdict) -> str:
+    """How far off the file is, in numbers that mean something to people."""
+    found = [judgement for check in verdict.checks for judgement in check.judgements if judgement.finite]
+    if not found:
+        return "nothing was compared"
+    worst = max(found, key=lambda judgement: judgement.ulps)
+    equal = sum(judgement.equal for judgement in found) / len(found)
+    parts = [
+        f"at most {_show.number(worst.ulps)} units in the last place of the largest answer",
+        f"{equal:.1%} of the values are torch's to the last bit",
+    ]
+    agreed = [judgement.agree for judgement in found if judgement.agree is not None]
+    if agreed:
+        where = "everywhere" if min(agreed) == 1 else f"in {min(agreed):.1%} at worst"
+        parts.append(f"the largest entry agrees {where}")
+    stray = sum(judgement.stray for judgement in found)
+    if stray:
+        parts.append(f"{stray} values are NaN or infinite in the wrong places")
+    return "; ".join(parts)
+
+
 def groups(verdict: Verdict) -> dict[tuple[str, str], list[Check]]:
-    """The checks by values and sizes, groups with a failure first."""
+    """The checks by values and sizes, or by the way of running the file; groups with a failure first."""
     traced = verdict.checks[0].shapes if verdict.checks else ()
     sizes = ", ".join(map(_show.shape, traced))
     found: dict[tuple[str, str], list[Check]] = {}
     for check in verdict.checks:
-        found.setdefault((check.values, sizes if check.shapes == traced else "other sizes"), []).append(check)
+        key = check.values, sizes if check.shapes == traced else "other sizes"
+        found.setdefault(("some of them", check.runtime) if check.runtime else key, []).append(check)
     return dict(sorted(found.items(), key=lambda group: all(check.passed for check in group[1])))
 
 

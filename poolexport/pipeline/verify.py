@@ -6,13 +6,11 @@ careless code. The same model in float64 is the truth; the file passes where it 
 
 from __future__ import annotations
 
-import copy
 import math
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from itertools import cycle, repeat
+from functools import partial
+from itertools import repeat
 
 import numpy as np
 import onnx
@@ -21,36 +19,34 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from poolexport import stress
 from poolexport.bundle import model_path
 from poolexport.errors import FrozenAxisError, InputError, ParityError
 from poolexport.graph import random_outputs
-from poolexport.pipeline._rounding import rounded_otherwise
-from poolexport.pipeline._run import copy_of, run
-from poolexport.pipeline._state import random_states_kept, tensors_of
+from poolexport.pipeline._standard import Asked, Standard
+from poolexport.pipeline._state import random_states_kept
+from poolexport.pipeline._trials import Trial, dynamic, trials
 from poolexport.pipeline.frozen import freezer_in
 from poolexport.pipeline.randomness import Policies, Settled, kept, settle
-from poolexport.runtime import Source, session
-from poolexport.tolerance import FACTOR, Judgement, judge
+from poolexport.runtime import Source, Variant, session
+from poolexport.tolerance import FACTOR, Judgement, failed, judge, worst
 
-#: How far the lengths of dynamic axes move away from the traced ones: larger, odd, smaller.
-STEPS = (1, 2, 5, -1)
-BATCHES = (1, 3, 5)
-#: Axes longer than this are tried at half as long again instead of twice as long, which would take four times as long.
-LONG = 128
 #: An answer may be this many times as far from the truth as the truth itself moves when every input and weight is
 #: rounded differently by one unit: heads that subtract, divide or take roots magnify rounding in every runtime.
 SENSITIVITY = 4.0
+#: Inputs that are kept to be tried on further variants of the runtime, beside the first.
+KEPT = 4
 Progress = Callable[[str, int, int], None]
+Rule = Callable[..., Judgement]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One input tried: which values, at which shapes, and how every output was judged."""
+    """One input tried: which values, at which shapes, how every output was judged, and how the file was run."""
 
     values: str
     shapes: tuple[tuple[int, ...], ...]
     judgements: tuple[Judgement, ...]
+    runtime: str = ""
 
     @property
     def passed(self) -> bool:
@@ -64,7 +60,8 @@ class Check:
     def reason(self) -> str:
         shapes = ", ".join("x".join(map(str, shape)) for shape in self.shapes)
         reasons = "; ".join(j.reason for j in self.judgements if j.reason)
-        return f"{self.values} values at {shapes}: {reasons}"
+        runtime = f" ({self.runtime})" if self.runtime else ""
+        return f"{self.values} values at {shapes}{runtime}: {reasons}"
 
 
 @dataclass(frozen=True)
@@ -98,6 +95,11 @@ class Verdict:
         return "UNVERIFIED" if self.random else "PASS"
 
     @property
+    def grade(self) -> str:
+        """The worst grade of all answers, one of ``tolerance.GRADES``."""
+        return worst(judgement.grade for check in self.checks for judgement in check.judgements)
+
+    @property
     def failures(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if not check.passed)
 
@@ -118,6 +120,7 @@ def verify(
     seed: int = 0,
     randomness: Policies | None = None,
     audited: bool = False,
+    variants: Sequence[Variant] = (),
     progress: Progress | None = None,
 ) -> Verdict:
     """Compare a file with the model it was made from.
@@ -130,6 +133,7 @@ def verify(
         rtol, atol: replace that rule by ``error <= atol + rtol * scale``.
         seed: of the values tried; the same seed gives the same verdict.
         randomness: the policies that the file was made with.
+        variants: further ways of running the file, each tried on a few of the inputs.
         audited: the model was found to draw nothing and to leave its weights alone; it is not looked at again.
         progress: called with (stage, done, total).
 
@@ -142,51 +146,53 @@ def verify(
     runtime = session(path)
     ports = runtime.get_inputs()
     _require_same_inputs(ports, example)
-    # A copy takes the wear: the model may count its calls in places that no state_dict knows.
-    original = copy_of(model, sharing=audited)
+    standard = Standard(model, example, seed, sharing=audited)
     with random_states_kept(seed):
-        settled = Settled() if audited else settle(original, example, randomness)
+        settled = Settled() if audited else settle(standard.model, example, randomness)
         drawn = _random_outputs(path) if kept(settled.policies) else []
-        precise = _in_float64(original, example)
-        shaken = cache(lambda precise: _shaken(precise, example, seed))
-        plan = list(_trials(ports, example, seed))
+        rule = partial(judge, sensitivity=SENSITIVITY, factor=factor, rtol=rtol, atol=atol)
+        judged = partial(_judged, drawn=drawn, rule=rule)
+        plan = list(trials(ports, example, seed))
+        total = len(plan) + len(variants) * KEPT
         checks, skipped, tried = [], [], []
-        wrong = False
+        again: list[tuple[Trial, Asked]] = []
+        # A file that is wrong beyond doubt need not be examined so again.
+        doubt = True
         for done, trial in enumerate(plan):
             if progress is not None:
-                progress("verify", done, len(plan))
-            inputs = trial.inputs(example)
+                progress("verify", done, total)
             try:
-                inputs, peers = _accepted(original, inputs, example)
+                asked = standard.asked(trial.inputs(example))
             except InputError as error:
                 skipped.append(str(error))
                 continue
-            truths = _answers(precise, inputs) if precise else peers
-            results = _run_file(runtime, ports, inputs)
-            compare = partial(_compare, runtime, results, peers, truths, drawn, factor=factor, rtol=rtol, atol=atol)
-            judgements = compare()
-            # What follows can only widen the bound: what is right without it needs no more runs.
-            if precise and not _all_passed(judgements):
-                moved = _answers(shaken(precise), _rounded_anew(inputs, seed))
-                judgements = compare(moved=moved)
-                if not wrong and not _all_passed(judgements):
-                    judgements = compare(moved=moved, others=rounded_otherwise(original, inputs, seed))
-                    # A file that is wrong beyond doubt need not be examined so again.
-                    wrong = not _all_passed(judgements)
+            judgements = judged(runtime, asked, doubt=doubt)
+            doubt = doubt and _all_passed(judgements)
             tried.append(trial)
-            checks.append(Check(trial.values, tuple(tuple(x.shape) for x in inputs), judgements))
+            checks.append(Check(trial.values, asked.shapes, judgements))
+            if variants and _is_kept(trial, plan):
+                again.append((trial, asked))
+        for number, variant in enumerate(variants):
+            opened = variant.open(path)
+            for k, (trial, asked) in enumerate(again):
+                if progress is not None:
+                    progress("verify", len(plan) + number * len(again) + k, total)
+                judgements = judged(opened, asked, doubt=doubt)
+                doubt = doubt and _all_passed(judgements)
+                tried.append(trial)
+                checks.append(Check(trial.values, asked.shapes, judgements, str(variant)))
     if progress is not None:
-        progress("verify", len(plan), len(plan))
-    verdict = Verdict(tuple(checks), tuple(skipped), "float64" if precise else "float32", bounds, tuple(drawn))
+        progress("verify", total, total)
+    verdict = Verdict(tuple(checks), tuple(skipped), "float64" if standard.precise else "float32", bounds, tuple(drawn))
     _require_unseen(verdict, ports, example)
-    judged = [judgement for check in checks for judgement in check.judgements]
-    if judged and not any(judgement.finite for judgement in judged):
+    found = [judgement for check in checks for judgement in check.judgements]
+    if found and not any(judgement.finite for judgement in found):
         spoilt = [name for name, t in model.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
         where = f"; {spoilt[0]} holds NaN or infinities" if spoilt else ""
         raise InputError(f"the model answers nothing but NaN and infinities, so there is nothing to compare{where}")
     if verdict.word == "FAIL":
         failures = verdict.failures
-        frozen = _frozen(path, original, ports, verdict, tried, example)
+        frozen = _frozen(path, standard, ports, verdict, tried, example)
         if frozen is not None:
             raise frozen
         raise ParityError(
@@ -195,6 +201,32 @@ def verify(
             verdict,
         )
     return verdict
+
+
+def _is_kept(trial: Trial, plan: Sequence[Trial]) -> bool:
+    """Whether an input is tried again on other variants: the example, ties, a spike, and the last other size."""
+    if trial.shapes != plan[0].shapes:
+        return trial is plan[-1]
+    return trial.values in ("example", "ties", "spike")
+
+
+def _judged(
+    runtime: ort.InferenceSession,
+    asked: Asked,
+    *,
+    doubt: bool,
+    drawn: Collection[str],
+    rule: Rule,
+) -> tuple[Judgement, ...]:
+    """How the outputs of a run are judged; what may widen a bound is asked for only where something is too far off."""
+    results = _run_file(runtime, runtime.get_inputs(), asked.inputs)
+    compare = partial(_compare, runtime, results, asked.peers, asked.truths, drawn, rule)
+    judgements = compare()
+    if not _all_passed(judgements) and asked.moved is not None:
+        judgements = compare(moved=asked.moved)
+        if doubt and not _all_passed(judgements):
+            judgements = compare(moved=asked.moved, others=asked.others)
+    return judgements
 
 
 def _all_passed(judgements: Sequence[Judgement]) -> bool:
@@ -206,24 +238,24 @@ def _compare(
     results: Sequence[np.ndarray] | str,
     peers: Sequence[np.ndarray],
     truths: Sequence[np.ndarray],
-    drawn: Collection[str] = (),
+    drawn: Collection[str],
+    rule: Rule,
     moved: Sequence[np.ndarray] | None = None,
     others: Sequence[Sequence[np.ndarray]] = (),
-    **bounds: float | None,
 ) -> tuple[Judgement, ...]:
     if isinstance(results, str):
-        return (Judgement(False, float("inf"), 0.0, 0.0, 0.0, results),)
+        return (failed(results, "REFUSED"),)
     if len(results) != len(peers):
         reason = f"the file has {len(results)} outputs, the model {len(peers)}"
-        return (Judgement(False, float("inf"), 0.0, 0.0, 0.0, reason),)
+        return (failed(reason),)
     judged = []
     for k, (port, r, p, t, m) in enumerate(zip(runtime.get_outputs(), results, peers, truths, moved or repeat(None))):
         if port.name not in drawn:
             also = [other[k] for other in others]
-            judged.append(judge(r, p, t, moved=m, others=also, sensitivity=SENSITIVITY, **bounds))  # type: ignore[arg-type]
+            judged.append(rule(r, p, t, moved=m, others=also))
         elif (r.shape, r.dtype) != (p.shape, p.dtype):
             reason = f"{port.name}, which is random, is {r.dtype} of shape {r.shape} instead of {p.dtype} of {p.shape}"
-            judged.append(Judgement(False, float("inf"), 0.0, 0.0, 0.0, reason))
+            judged.append(failed(reason))
     return tuple(judged)
 
 
@@ -239,7 +271,7 @@ def _run_file(
 
 def _frozen(
     source: Source,
-    original: nn.Module,
+    standard: Standard,
     ports: Sequence[ort.NodeArg],
     verdict: Verdict,
     tried: Sequence[Trial],
@@ -255,7 +287,7 @@ def _frozen(
         moved = {
             dim: (position, axis, check.shapes[position][axis])
             for position, port in enumerate(ports)
-            for axis, dim in _dynamic(port)
+            for axis, dim in dynamic(port)
             if check.shapes[position][axis] != traced[position][axis]
         }
         if len(moved) == 1:
@@ -268,8 +300,8 @@ def _frozen(
     seen = next((n for n, c in enumerate(verdict.checks) if c.shapes == traced and c.values == "normal"), 0)
     content = source if isinstance(source, bytes) else model_path(source).read_bytes()
     with random_states_kept():
-        inputs = [_accepted(original, tried[n].inputs(example), example)[0] for n in (seen, witness)]
-    freezer = freezer_in(content, original, *inputs)
+        inputs = [standard.asked(tried[n].inputs(example)).inputs for n in (seen, witness)]
+    freezer = freezer_in(content, standard.model, *inputs)
     if freezer is None:
         return None
     told, names = [], []
@@ -296,29 +328,6 @@ def _random_outputs(source: Source) -> list[str]:
     return random_outputs(model)
 
 
-def _accepted(
-    model: nn.Module, inputs: tuple[Tensor, ...], example: Sequence[Tensor]
-) -> tuple[tuple[Tensor, ...], list[np.ndarray]]:
-    """The inputs and the model's answer; where it refuses drawn values, those after the first input are the example's.
-
-    A model may take no other values for boxes, say, or for lengths of sequences.
-    """
-    try:
-        return inputs, [t.numpy() for t in tensors_of(run(model, inputs))]
-    except InputError:
-        if len(inputs) == 1:
-            raise
-    inputs = (inputs[0], *(_repeated(x, drawn.shape) for x, drawn in zip(example[1:], inputs[1:])))
-    return inputs, [t.numpy() for t in tensors_of(run(model, inputs))]
-
-
-def _repeated(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """``x`` over and over again along every axis, or only its beginning, up to a shape."""
-    for axis, n in enumerate(shape):
-        x = x.index_select(axis, torch.arange(n) % max(1, x.shape[axis]))
-    return x
-
-
 def _bounds(factor: float, rtol: float | None, atol: float | None) -> str:
     """The rule that answers are judged by, in words.
 
@@ -333,135 +342,6 @@ def _bounds(factor: float, rtol: float | None, atol: float | None) -> str:
     if rtol is None and atol is None:
         return f"{factor:g} times torch's own error, plus rounding"
     return f"atol {atol or 0.0:g} + rtol {rtol or 0.0:g} times the scale"
-
-
-def _answers(model: nn.Module, inputs: Sequence[Tensor]) -> list[np.ndarray]:
-    return [t.numpy() for t in tensors_of(run(model, _double(inputs)))]
-
-
-def _shaken(precise: nn.Module, example: Sequence[Tensor], seed: int) -> nn.Module:
-    """The float64 model with every weight moved by one rounding unit of the example's type, up or down."""
-    shaken = copy.deepcopy(precise)
-    with torch.no_grad():
-        for position, weight in enumerate([*shaken.parameters(), *shaken.buffers()]):
-            if weight.is_floating_point():
-                weight.mul_(_shake(weight, _unit(example), seed + position))
-    return shaken
-
-
-def _rounded_anew(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
-    """Inputs in float64 with every value moved by one rounding unit, up or down.
-
-    Whole numbers after the first input stay: they may be exact, as the number of the map that a box is on.
-    """
-    unit = _unit(inputs)
-    moved = [x.double() * _shake(x, unit, seed + k) if x.is_floating_point() else x for k, x in enumerate(inputs)]
-    for k, x in enumerate(inputs):
-        if k and x.is_floating_point():
-            moved[k] = torch.where(x == x.round(), x.double(), moved[k])
-    return tuple(moved)
-
-
-def _shake(like: Tensor, unit: float, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    signs = torch.empty(like.shape, dtype=torch.float64).random_(0, 2, generator=generator)
-    return signs.mul_(2 * unit).add_(1 - unit)
-
-
-def _unit(inputs: Sequence[Tensor]) -> float:
-    """Rounding unit of the inputs' floating type; float32's where there is none."""
-    return next((torch.finfo(x.dtype).eps for x in inputs if x.is_floating_point()), torch.finfo(torch.float32).eps)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One input to try, drawn when it is its turn: all at once would take more memory than the model.
-
-    Args:
-        values: a regime, or "example".
-        shapes: of every input.
-        seed: of the values.
-    """
-
-    values: str
-    shapes: tuple[tuple[int, ...], ...]
-    seed: int = 0
-
-    def inputs(self, example: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The values, of the types of the example."""
-        if self.values == "example":
-            return tuple(example)
-        numbered = enumerate(zip(example, self.shapes))
-        return tuple(_draw(self.values, x, shape, self.seed + 1000 * k) for k, (x, shape) in numbered)
-
-
-def _trials(ports: Sequence[ort.NodeArg], example: Sequence[Tensor], seed: int) -> Iterator[Trial]:
-    """The example, then every regime of values at the traced shapes, then normal values and ties at unseen shapes."""
-    same = tuple(tuple(x.shape) for x in example)
-    yield Trial("example", same)
-    traced = {dim: x.shape[i] for port, x in zip(ports, example) for i, dim in _dynamic(port)}
-    for regime in stress.REGIMES:
-        yield Trial(regime, same, seed)
-    turns: defaultdict[tuple[str, ...], Iterator[str]] = defaultdict(lambda: cycle(("normal", "ties")))
-    for lengths in _unseen(traced, {dim for port in ports for i, dim in _dynamic(port) if i == 0}):
-        shapes = []
-        for port, x in zip(ports, example):
-            moved = {i: lengths[dim] for i, dim in _dynamic(port) if dim in lengths}
-            shapes.append(tuple(moved.get(i, n) for i, n in enumerate(x.shape)))
-        # Axes that move alone meet one kind of values after the other; where all move together, both are tried.
-        for regime in ("normal", "ties") if len(lengths) == len(traced) else (next(turns[tuple(lengths)]),):
-            yield Trial(regime, tuple(shapes), seed + 1)
-
-
-def _dynamic(port: ort.NodeArg) -> list[tuple[int, str]]:
-    """The axes that may change, by number and name; one without a name gets its own."""
-    return [(i, dim or f"{port.name}.{i}") for i, dim in enumerate(port.shape) if not isinstance(dim, int)]
-
-
-def _unseen(traced: Mapping[str, int], batches: set[str]) -> Iterator[dict[str, int]]:
-    """Lengths of the dynamic axes that differ from the traced ones, each axis alone and all together."""
-    sizes = {dim: n for dim, n in traced.items() if dim not in batches}
-    for dim in batches & traced.keys():
-        for batch in BATCHES:
-            if batch != traced[dim]:
-                yield {dim: batch}
-    for step in STEPS:
-        for turn, dim in enumerate(sizes):
-            yield {dim: max(1, sizes[dim] + step * (turn + 1))}
-    if len(traced) > 1:
-        for step in STEPS:
-            moved = {dim: max(1, n + step * (turn + 1)) for turn, (dim, n) in enumerate(sizes.items())}
-            yield moved | dict.fromkeys(batches & traced.keys(), 1 + step % 4)
-    if sizes:
-        yield {dim: 2 * n + 1 if n <= LONG else n + n // 2 for dim, n in sizes.items()}
-        yield {dim: max(1, n // 2) for dim, n in sizes.items()}
-
-
-def _draw(regime: str, like: Tensor, shape: Sequence[int], seed: int) -> Tensor:
-    """Values of a regime; integers are drawn from the range of the example's, pixels from all of theirs."""
-    if like.is_floating_point():
-        dtype = torch.empty(0, dtype=like.dtype).numpy().dtype
-        return torch.from_numpy(stress.draw(regime, tuple(shape), dtype, seed))
-    rng = np.random.default_rng([seed, *regime.encode()])
-    pixels = like.dtype == torch.uint8 or not like.numel()
-    low, high = (0, 255) if pixels else (int(like.min()), int(like.max()))
-    return torch.from_numpy(np.asarray(rng.integers(low, high + 1, tuple(shape)))).to(like.dtype)
-
-
-def _in_float64(model: nn.Module, example: Sequence[Tensor]) -> nn.Module | None:
-    """The model in float64, or None where it cannot run so."""
-    try:
-        # Each weight is copied once, into its new type.
-        weights = {id(p): nn.Parameter(p.detach().double(), False) for p in model.parameters() if p.is_floating_point()}
-        precise = copy.deepcopy(model, weights).double()
-        run(precise, _double(example))
-    except Exception:
-        return None
-    return precise
-
-
-def _double(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return tuple(x.double() if x.is_floating_point() else x for x in inputs)
 
 
 def _require_same_inputs(ports: Sequence[ort.NodeArg], example: Sequence[Tensor]) -> None:
@@ -496,7 +376,7 @@ ONNX_TYPES = {
 def _require_unseen(verdict: Verdict, ports: Sequence[ort.NodeArg], example: Sequence[Tensor]) -> None:
     """Every axis that is called dynamic must have been tried at a length the trace never saw."""
     for position, (port, x) in enumerate(zip(ports, example)):
-        for axis, dim in _dynamic(port):
+        for axis, dim in dynamic(port):
             if not any(check.shapes[position][axis] != x.shape[axis] for check in verdict.checks):
                 reason = verdict.skipped[0] if verdict.skipped else "no other length was tried"
                 raise InputError(

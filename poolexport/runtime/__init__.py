@@ -1,5 +1,6 @@
 """Opening models with onnxruntime; no torch in here."""
 
 from poolexport.runtime.opening import Source, session
+from poolexport.runtime.variants import VARIANTS, Variant
 
-__all__ = ["Source", "session"]
+__all__ = ["VARIANTS", "Source", "Variant", "session"]

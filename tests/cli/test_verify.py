@@ -18,6 +18,8 @@ def test_a_bundle_follows_its_model(run: Run, bundle: Path):
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["values", "sizes", "checks", "worst", "error", "bound"]
     assert any(line.startswith("normal") and "other sizes" in line and line.endswith("PASS") for line in lines)
+    assert any("optimised: none, 2 threads" in line and line.endswith("PASS") for line in lines)
+    assert lines[-2].startswith("WITHIN ROUNDING: at most ")
     assert lines[-1].startswith("PASS  ")
 
 
@@ -25,7 +27,10 @@ def test_json_has_every_check(run: Run, bundle: Path):
     found = json.loads(run("verify", bundle, *SMALL, "--json").stdout)
     assert found["verdict"] == "PASS"
     assert found["truth"] == "float64"
-    assert len(found["checks"]) == json.loads((bundle / "manifest.json").read_text())["checks"]
+    assert found["grade"] == "WITHIN ROUNDING"
+    own = [check for check in found["checks"] if not check["runtime"]]
+    assert len(own) == json.loads((bundle / "manifest.json").read_text())["checks"]
+    assert len(found["checks"]) == len(own) + 8 * 4
     assert {"example", "normal", "cliff"} <= {check["values"] for check in found["checks"]}
     assert all(check["passed"] and check["outputs"][0]["bound"] > 0 for check in found["checks"])
 

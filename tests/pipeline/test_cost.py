@@ -8,7 +8,7 @@ from torch import nn
 
 import poolexport
 from poolexport.errors import ParityError
-from poolexport.pipeline import verify
+from poolexport.pipeline import _standard, verify
 from poolexport.pipeline.audit import _digest, _recorded
 
 
@@ -34,13 +34,13 @@ def test_an_export_audits_a_model_once(tmp_path, monkeypatch):
 
 def test_models_are_rounded_anew_only_where_that_decides(tmp_path, monkeypatch):
     made = []
-    shaken = verify._shaken
+    shaken = _standard._shaken
 
     def counted(*args):
         made.append(args)
         return shaken(*args)
 
-    monkeypatch.setattr(verify, "_shaken", counted)
+    monkeypatch.setattr(_standard, "_shaken", counted)
     torch.manual_seed(0)
     poolexport.export(nn.Conv2d(3, 4, 3).eval(), torch.randn(1, 3, 9, 9), tmp_path / "right.onnx")
     assert not made

@@ -11,6 +11,7 @@ import poolexport
 from poolexport.errors import ExportError, InputError, OutputError, ParityError
 from poolexport.nn import RoIMaxPool2d
 from poolexport.pipeline._rounding import SAMPLES, rounded_otherwise
+from poolexport.runtime import VARIANTS, Variant
 from poolexport.tolerance import judge
 
 NHW = {0: "N", 2: "H", 3: "W"}
@@ -129,7 +130,7 @@ def test_drawing_without_effect_is_refused(tmp_path):
     import random
 
     model = Fn(lambda x: x * 2 if random.random() < 1e-9 else x).eval()
-    with pytest.raises(InputError, match=r"draws from Python's random at .*test_verify\.py:131"):
+    with pytest.raises(InputError, match=r"draws from Python's random at .*test_verify\.py:132"):
         poolexport.export(model, IMAGE, tmp_path / "net")
 
 
@@ -268,3 +269,64 @@ def test_a_matrix_without_a_factor_excuses_nan_in_its_place_and_no_number():
     assert not judge(nan, peer, peer).passed
     assert not judge(nan[::-1], peer, peer, others=[nan]).passed
     assert not judge(2 * peer, peer, peer, others=[nan]).passed
+
+
+def graded(result, peer, truth=None, **bounds):
+    result, peer = np.asarray(result, np.float32), np.asarray(peer, np.float32)
+    return judge(result, peer, peer.astype(np.float64) if truth is None else np.asarray(truth), **bounds)
+
+
+def test_grades_say_how_wrong_an_answer_is():
+    right = np.array([[1.0, 2.0, 4.0], [4.0, 2.0, 1.0]], np.float32)
+    up = np.nextafter(right, np.float32(9))
+    assert graded(right, right).grade == "EXACT"
+    near = graded(up, right)
+    assert (near.grade, near.equal, near.agree) == ("WITHIN ROUNDING", 0.0, 1.0)
+    assert 0 < near.ulps <= 1
+    assert graded(right + 1e-3, right, atol=1e-2).grade == "WITHIN TOLERANCE"
+    assert graded(right + 1e-3, right).grade == "DEGRADED"
+    assert graded(right + 1.0, right).grade == "WRONG"
+    # a small difference that changes which entry is the largest
+    close = np.array([[1.0, 1.001]], np.float32)
+    assert graded(close[:, ::-1], close).grade == "WRONG"
+    holed = right.copy()
+    holed[0, 0] = np.nan
+    assert (graded(holed, right).grade, graded(holed, right).stray) == ("WRONG", 1)
+    assert judge(np.ones(2, np.int64), np.ones(2, np.int64), np.ones(2, np.int64)).grade == "EXACT"
+    assert judge(np.ones(2, np.int64), np.zeros(2, np.int64), np.zeros(2, np.int64)).grade == "WRONG"
+
+
+def test_entries_that_torch_itself_confuses_need_not_agree():
+    truth = np.array([[1.0, 1.0 + 1e-9], [0.0, 1.0]])
+    peer = np.array([[1.0, 1.0], [0.0, 1.0]], np.float32)
+    assert graded([[1.0, 1.0], [0.0, 1.0]], peer, truth).agree == 1.0
+    assert graded([[1.0, 1.0], [1.0, 0.0]], peer, truth).agree == 0.0
+
+
+def test_variants_of_the_runtime_are_judged_as_well(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Conv2d(3, 4, 3).eval()
+    bundle = poolexport.export(model, torch.randn(1, 3, 9, 9), tmp_path / "net", dynamic_shapes={0: "N", 2: "H"})
+    alone = poolexport.verify(bundle.path, model)
+    verdict = poolexport.verify(bundle.path, model, variants=VARIANTS)
+    assert verdict.checks[: len(alone.checks)] == alone.checks
+    further = verdict.checks[len(alone.checks) :]
+    assert {check.runtime for check in further} == set(map(str, VARIANTS))
+    assert {check.values for check in further} >= {"example", "ties", "spike"}
+    assert any(check.shapes != alone.checks[0].shapes for check in further)
+
+
+def test_a_runtime_that_is_wrong_in_one_variant_only_is_caught(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model, other = nn.Conv2d(3, 4, 3).eval(), nn.Conv2d(3, 4, 3).eval()
+    x = torch.randn(1, 3, 9, 9)
+    bundle = poolexport.export(model, x, tmp_path / "net")
+    wrong = poolexport.export(other, x, tmp_path / "wrong")
+    opened = Variant.open
+    spoilt = Variant("basic", 2)
+    monkeypatch.setattr(Variant, "open", lambda self, path: opened(self, wrong.path if self == spoilt else path))
+    with pytest.raises(ParityError, match="optimised: basic, 2 threads") as caught:
+        poolexport.verify(bundle.path, model, variants=VARIANTS)
+    verdict = caught.value.verdict
+    assert {check.runtime for check in verdict.failures} == {"optimised: basic, 2 threads"}
+    assert (verdict.word, verdict.grade) == ("FAIL", "WRONG")
