@@ -149,7 +149,9 @@ def _hole(method: Method) -> Hole | None:
     """Where in a network the two-dimensional layer of a method goes; None where it takes what no network makes."""
     case = _case(method)
     if not takes_several(method.layer(2)):
-        return hole_of(layer_of(method.name, case.options, 3), 3)
+        with torch.random.fork_rng(devices=()):
+            layer = layer_of(method.name, case.options, 3)
+        return hole_of(layer, 3)
     maps, *others = method.inputs(case, np.zeros(case.shape, np.float32))
     if method.companion_axes == ("R_",):
         return "regions"
