@@ -30,7 +30,7 @@ from poolexport.pipeline.audit import audit
 from poolexport.pipeline.inline import Inlined
 from poolexport.pipeline.prepare import DynamicShapes, Prepared
 from poolexport.pipeline.randomness import Policies
-from poolexport.pipeline.verify import Progress, Verdict
+from poolexport.pipeline.verify import Given, Progress, Verdict
 from poolexport.pipeline.weights import ExternalData
 from poolexport.runtime import Source, Variant
 from poolexport.tolerance import FACTOR
@@ -192,6 +192,9 @@ def verify(
     atol: float | None = None,
     seed: int = 0,
     variants: Sequence[Variant] = (),
+    extremes: bool = False,
+    strict: bool = False,
+    data: Sequence[Given] = (),
     progress: Progress | None = None,
 ) -> Verdict:
     """Compare a saved file with the model it was made from, on sizes and values the export never saw.
@@ -203,6 +206,10 @@ def verify(
         factor, rtol, atol, seed, progress: see ``export``; the same seed gives the same verdict.
         variants: further ways of running the file, which are tried on a few of the inputs;
             ``poolexport.runtime.VARIANTS`` are those that the command line tries.
+        extremes: try huge, tiny, infinite and NaN values as well, as the command line does.
+        strict: let answers to infinities and NaN count, on which runtimes differ; else they are only told.
+        data: inputs that the model will meet, to be tried as well: ``Given(name, read)``, where ``read()`` gives one
+            tensor per input.
 
     Returns:
         The verdict, with every check that was made.
@@ -233,6 +240,9 @@ def verify(
         seed=seed,
         randomness=manifest.randomness if manifest else None,
         variants=variants,
+        extremes=extremes,
+        strict=strict,
+        data=data,
         progress=progress,
     )
 

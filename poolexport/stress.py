@@ -116,6 +116,9 @@ EXTREMES: MappingProxyType[str, Pattern] = MappingProxyType(
     }
 )
 
+#: Those of them that hold no numbers. Runtimes differ there: onnxruntime's MaxPool passes over NaN, torch's does not.
+NOT_NUMBERS = frozenset({"nan", "-inf", "+inf"})
+
 
 def draw(name: str, shape: tuple[int, ...], dtype: np.dtype | type = np.float32, seed: int = 0) -> np.ndarray:
     """Values of the named pattern; the same arguments give the same values.

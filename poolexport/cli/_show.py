@@ -105,6 +105,7 @@ def verdict(value: Verdict) -> dict[str, Any]:
             "shapes": check.shapes,
             "runtime": check.runtime,
             "passed": check.passed,
+            "counts": check.counts,
             "relative_error": check.relative_error,
             "outputs": [asdict(judgement) for judgement in check.judgements],
         }

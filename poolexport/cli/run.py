@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from poolexport.cli import _show
+from poolexport.cli import _picture, _show
 from poolexport.cli._progress import progress
 from poolexport.errors import InputError
 
@@ -18,10 +19,7 @@ from poolexport.errors import InputError
 @click.option("-o", "--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder for answers.")
 @click.option("--batch", default=8, show_default=True, help="Rows or images of one run.")
 @click.option("--threads", type=int, help="Files worked on at a time; the number of processors by default.")
-@click.option("--size", metavar="HxW", help="Resize images.")
-@click.option("--scale", default=1 / 255, show_default="1/255", help="Of a pixel, which is 0 to 255 before.")
-@click.option("--mean", default="0", show_default=True, metavar="NUMBERS", help="Taken off: one number, or R,G,B.")
-@click.option("--std", default="1", show_default=True, metavar="NUMBERS", help="Divided by: one number, or R,G,B.")
+@_picture.options
 @click.option("--keep-going", is_flag=True, help="Go on after a file that cannot be read or run, and list it.")
 @click.option("--force", is_flag=True, help="Run everything anew.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -31,13 +29,10 @@ def run(
     out: Path,
     batch: int,
     threads: int | None,
-    size: str | None,
-    scale: float,
-    mean: str,
-    std: str,
     keep_going: bool,
     force: bool,
     as_json: bool,
+    **pixels: Any,
 ) -> None:
     """Run a model over files and folders of arrays and images.
 
@@ -50,9 +45,7 @@ def run(
     """
     from poolexport import offline
 
-    picture = offline.Picture(_size(size), scale, _numbers("--mean", mean), _numbers("--std", std))
-    if 0 in picture.std:
-        raise InputError("--std divides, so it cannot be 0")
+    picture = _picture.picture(**pixels)
     with progress() as report:
         done = offline.run(
             model,
@@ -75,19 +68,3 @@ def run(
         _show.out(_show.facts(rows))
     if failures:
         sys.exit(InputError.exit_code)
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise InputError(f"--size {text}: write height and width with an x between them, as in 224x224")
-    return int(height), int(width)
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"{option} {text}: write one number, or one for every channel with commas") from None

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.text import Text
 
-from poolexport.cli import _graph, _inputs, _model, _progress, _show
+from poolexport.cli import _graph, _inputs, _model, _picture, _progress, _show
 from poolexport.errors import InputError, ParityError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    import torch
 
-    from poolexport.pipeline.verify import Check, Verdict
+    from poolexport.offline import Picture
+    from poolexport.pipeline.verify import Check, Given, Verdict
 
 #: Element types that inputs can be made up for.
 FLOATS = {"FLOAT": "float32", "FLOAT16": "float16", "DOUBLE": "float64"}
@@ -40,6 +42,16 @@ FLOATS = {"FLOAT": "float32", "FLOAT16": "float16", "DOUBLE": "float64"}
     show_default=True,
     help="Of the values tried; the same seed, the same verdict.",
 )
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Inputs that the model will meet, to be tried as well: .npy, .npz, images, or a folder of them.",
+)
+@_picture.options
+@click.option("--strict", is_flag=True, help="Let answers to NaN and infinities count; else they are only told.")
+@click.option("--no-extremes", is_flag=True, help="Leave out huge, tiny, infinite and NaN values.")
 @click.option("--factor", type=float, help="How many times farther from the float64 truth than torch the file may be.")
 @click.option("--rtol", type=float, help="With --atol, replaces that rule: error <= atol + rtol * scale.")
 @click.option("--atol", type=float, help="See --rtol.")
@@ -50,10 +62,14 @@ def verify(
     weights: Path | None,
     inputs: tuple[str, ...],
     seed: int,
+    data: tuple[Path, ...],
+    strict: bool,
+    no_extremes: bool,
     factor: float | None,
     rtol: float | None,
     atol: float | None,
     as_json: bool,
+    **pixels: Any,
 ) -> None:
     """Compare a file with the model that it was made from.
 
@@ -68,6 +84,7 @@ def verify(
         if bound is not None and not 0 <= bound < float("inf"):
             raise InputError(f"{name} {bound} is not a bound; give a finite number of 0 or more")
     graph = _graph.read(path)
+    picture = _picture.picture(**pixels)
     types = _types(graph)
     shapes = _shapes(graph, given, path)
     failed: ParityError | None = None
@@ -90,6 +107,9 @@ def verify(
                 atol=atol,
                 seed=seed,
                 variants=VARIANTS,
+                extremes=not no_extremes,
+                strict=strict,
+                data=_data(path, data, picture),
                 progress=progress,
             )
         except ParityError as error:
@@ -102,6 +122,24 @@ def verify(
         _show.document({"path": str(path), "weights": loaded.weights, **_show.verdict(verdict)})
     if failed is not None:
         raise failed
+
+
+def _data(model: Path, paths: Sequence[Path], picture: Picture) -> list[Given]:
+    """The files that are tried as well, each read when it is its turn."""
+    if not paths:
+        return []
+    import torch
+
+    from poolexport import offline
+    from poolexport.pipeline.verify import Given
+    from poolexport.runtime import session
+
+    ports = session(model).get_inputs()
+
+    def reader(item: offline.Item) -> Callable[[], list[torch.Tensor]]:
+        return lambda: [torch.from_numpy(x.copy()) for x in offline.read(item, ports, picture).values()]
+
+    return [Given(item.path.name, reader(item)) for item in offline.items(paths, model)]
 
 
 def report(verdict: Verdict) -> None:
@@ -121,6 +159,9 @@ def report(verdict: Verdict) -> None:
     _show.out(_show.table(headers, lines, right=("checks", "worst error", "bound")))
     skipped = f", {len(verdict.skipped)} sizes skipped because the model itself refuses them" if verdict.skipped else ""
     failures = f", {len(verdict.failures)} failed" if verdict.failures else ""
+    if verdict.remarks:
+        told = _show.listed([check.values for check in verdict.remarks])
+        _show.out(f"answers otherwise than torch to {told} inputs, as runtimes do; --strict makes that a failure")
     if verdict.random:
         _show.out(f"not compared, because they are random: {_show.listed(verdict.random)}; only shapes and types were")
     counted = f"  {len(verdict.checks)} checks{failures}{skipped}; errors are relative, {verdict.truth} is the truth"
@@ -130,7 +171,8 @@ def report(verdict: Verdict) -> None:
 
 def _measure(verdict: Verdict) -> str:
     """How far off the file is, in numbers that mean something to people."""
-    found = [judgement for check in verdict.checks for judgement in check.judgements if judgement.finite]
+    counted = [check for check in verdict.checks if check.counts]
+    found = [judgement for check in counted for judgement in check.judgements if judgement.finite]
     if not found:
         return "nothing was compared"
     worst = max(found, key=lambda judgement: judgement.ulps)
@@ -169,7 +211,8 @@ def group_row(key: tuple[str, str], checks: Sequence[Check]) -> tuple[str | Text
     scale = worst.scale or 1.0
     passed = all(check.passed for check in checks)
     error, bound = _show.number(worst.error / scale), _show.number(worst.bound / scale)
-    return (*key, str(len(checks)), error, bound, _show.word("PASS" if passed else "FAIL"))
+    word = _show.word("PASS" if passed else "FAIL") if checks[0].counts or passed else Text("differs")
+    return (*key, str(len(checks)), error, bound, word)
 
 
 def _types(graph: ir.Model) -> list[str]:

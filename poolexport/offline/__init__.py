@@ -6,7 +6,8 @@ writing.py   answers on disk, whole or not at all, and what a later run may skip
 running.py   the loop over all of them
 """
 
-from poolexport.offline.reading import Picture
+from poolexport.offline.items import Item, items
+from poolexport.offline.reading import Picture, read
 from poolexport.offline.running import Failure, Report, run
 
-__all__ = ["Failure", "Picture", "Report", "run"]
+__all__ = ["Failure", "Item", "Picture", "Report", "items", "read", "run"]

@@ -121,5 +121,7 @@ def shape(lengths: Sequence[int | str | None]) -> str:
 
 
 def _reason(error: BaseException) -> str:
+    if "pickled" in str(error):
+        return "it holds no plain array"
     lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

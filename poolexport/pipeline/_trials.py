@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -43,12 +43,31 @@ class Trial:
         return tuple(_draw(self.values, x, shape, self.seed + 1000 * k) for k, (x, shape) in numbered)
 
 
-def trials(ports: Sequence[ort.NodeArg], example: Sequence[Tensor], seed: int) -> Iterator[Trial]:
+@dataclass(frozen=True)
+class Given:
+    """Inputs that somebody has, read when it is their turn.
+
+    Args:
+        values: what they are called.
+        read: reads them, one tensor per input.
+    """
+
+    values: str
+    read: Callable[[], Sequence[Tensor]]
+
+    def inputs(self, example: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The values, of the types of the example."""
+        return tuple(x.to(like.dtype) for x, like in zip(self.read(), example, strict=True))
+
+
+def trials(
+    ports: Sequence[ort.NodeArg], example: Sequence[Tensor], seed: int, *, extremes: bool = False
+) -> Iterator[Trial]:
     """The example, then every regime of values at the traced shapes, then normal values and ties at unseen shapes."""
     same = tuple(tuple(x.shape) for x in example)
     yield Trial("example", same)
     traced = {dim: x.shape[i] for port, x in zip(ports, example) for i, dim in dynamic(port)}
-    for regime in stress.REGIMES:
+    for regime in (*stress.REGIMES, *(stress.EXTREMES if extremes else ())):
         yield Trial(regime, same, seed)
     turns: defaultdict[tuple[str, ...], Iterator[str]] = defaultdict(lambda: cycle(("normal", "ties")))
     for lengths in _unseen(traced, {dim for port in ports for i, dim in dynamic(port) if i == 0}):

@@ -19,12 +19,13 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from poolexport import stress
 from poolexport.bundle import model_path
 from poolexport.errors import FrozenAxisError, InputError, ParityError
 from poolexport.graph import random_outputs
 from poolexport.pipeline._standard import Asked, Standard
 from poolexport.pipeline._state import random_states_kept
-from poolexport.pipeline._trials import Trial, dynamic, trials
+from poolexport.pipeline._trials import Given, Trial, dynamic, trials
 from poolexport.pipeline.frozen import freezer_in
 from poolexport.pipeline.randomness import Policies, Settled, kept, settle
 from poolexport.runtime import Source, Variant, session
@@ -33,20 +34,24 @@ from poolexport.tolerance import FACTOR, Judgement, failed, judge, worst
 #: An answer may be this many times as far from the truth as the truth itself moves when every input and weight is
 #: rounded differently by one unit: heads that subtract, divide or take roots magnify rounding in every runtime.
 SENSITIVITY = 4.0
-#: Inputs that are kept to be tried on further variants of the runtime, beside the first.
-KEPT = 4
+#: Values that are tried on further variants of the runtime, beside the first.
+AGAIN = ("example", "ties", "spike")
 Progress = Callable[[str, int, int], None]
 Rule = Callable[..., Judgement]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One input tried: which values, at which shapes, how every output was judged, and how the file was run."""
+    """One input tried: which values, at which shapes, how every output was judged, and how the file was run.
+
+    What does not count says how the file answers to NaN and infinities, and no more.
+    """
 
     values: str
     shapes: tuple[tuple[int, ...], ...]
     judgements: tuple[Judgement, ...]
     runtime: str = ""
+    counts: bool = True
 
     @property
     def passed(self) -> bool:
@@ -97,16 +102,21 @@ class Verdict:
     @property
     def grade(self) -> str:
         """The worst grade of all answers, one of ``tolerance.GRADES``."""
-        return worst(judgement.grade for check in self.checks for judgement in check.judgements)
+        return worst(judgement.grade for check in self.checks if check.counts for judgement in check.judgements)
 
     @property
     def failures(self) -> tuple[Check, ...]:
-        return tuple(check for check in self.checks if not check.passed)
+        return tuple(check for check in self.checks if check.counts and not check.passed)
+
+    @property
+    def remarks(self) -> tuple[Check, ...]:
+        """Checks that do not count, on which the file answers otherwise than the model."""
+        return tuple(check for check in self.checks if not check.counts and not check.passed)
 
     @property
     def worst_error(self) -> float:
         """Largest error against the truth, relative to the scale of its output."""
-        return max((check.relative_error for check in self.checks), default=0.0)
+        return max((check.relative_error for check in self.checks if check.counts), default=0.0)
 
 
 def verify(
@@ -121,6 +131,9 @@ def verify(
     randomness: Policies | None = None,
     audited: bool = False,
     variants: Sequence[Variant] = (),
+    extremes: bool = False,
+    strict: bool = False,
+    data: Sequence[Given] = (),
     progress: Progress | None = None,
 ) -> Verdict:
     """Compare a file with the model it was made from.
@@ -134,6 +147,9 @@ def verify(
         seed: of the values tried; the same seed gives the same verdict.
         randomness: the policies that the file was made with.
         variants: further ways of running the file, each tried on a few of the inputs.
+        extremes: huge, tiny, infinite and NaN values are tried as well.
+        strict: what the file answers to infinities and NaN counts; else it is only told.
+        data: inputs that the model will meet, tried beside those that are drawn.
         audited: the model was found to draw nothing and to leave its weights alone; it is not looked at again.
         progress: called with (stage, done, total).
 
@@ -152,25 +168,29 @@ def verify(
         drawn = _random_outputs(path) if kept(settled.policies) else []
         rule = partial(judge, sensitivity=SENSITIVITY, factor=factor, rtol=rtol, atol=atol)
         judged = partial(_judged, drawn=drawn, rule=rule)
-        plan = list(trials(ports, example, seed))
-        total = len(plan) + len(variants) * KEPT
+        drawn_up = list(trials(ports, example, seed, extremes=extremes))
+        plan: list[Trial | Given] = [*drawn_up, *data]
+        again_on = _few(drawn_up)
+        total = len(plan) + len(variants) * len(again_on)
         checks, skipped, tried = [], [], []
-        again: list[tuple[Trial, Asked]] = []
+        again: list[tuple[Trial | Given, Asked]] = []
         # A file that is wrong beyond doubt need not be examined so again.
         doubt = True
         for done, trial in enumerate(plan):
             if progress is not None:
                 progress("verify", done, total)
+            inputs = trial.inputs(example)
             try:
-                asked = standard.asked(trial.inputs(example))
+                asked = standard.asked(inputs)
             except InputError as error:
                 skipped.append(str(error))
                 continue
             judgements = judged(runtime, asked, doubt=doubt)
-            doubt = doubt and _all_passed(judgements)
+            counts = strict or trial.values not in stress.NOT_NUMBERS
+            doubt = doubt and (_all_passed(judgements) or not counts)
             tried.append(trial)
-            checks.append(Check(trial.values, asked.shapes, judgements))
-            if variants and _is_kept(trial, plan):
+            checks.append(Check(trial.values, asked.shapes, judgements, counts=counts))
+            if variants and trial in again_on:
                 again.append((trial, asked))
         for number, variant in enumerate(variants):
             opened = variant.open(path)
@@ -203,11 +223,10 @@ def verify(
     return verdict
 
 
-def _is_kept(trial: Trial, plan: Sequence[Trial]) -> bool:
-    """Whether an input is tried again on other variants: the example, ties, a spike, and the last other size."""
-    if trial.shapes != plan[0].shapes:
-        return trial is plan[-1]
-    return trial.values in ("example", "ties", "spike")
+def _few(plan: Sequence[Trial]) -> list[Trial]:
+    """What is tried again on other variants: the example, ties, a spike, and the last other size."""
+    traced = [trial for trial in plan if trial.shapes == plan[0].shapes and trial.values in AGAIN]
+    return traced + [trial for trial in plan[-1:] if trial.shapes != plan[0].shapes]
 
 
 def _judged(
@@ -274,12 +293,16 @@ def _frozen(
     standard: Standard,
     ports: Sequence[ort.NodeArg],
     verdict: Verdict,
-    tried: Sequence[Trial],
+    tried: Sequence[Trial | Given],
     example: Sequence[Tensor],
 ) -> FrozenAxisError | None:
     """The error that names the module that froze an axis; None where the file is wrong at the traced lengths, too."""
     traced = verdict.checks[0].shapes
-    if any(check.shapes == traced for check in verdict.failures):
+    if any(
+        check.shapes == traced or isinstance(at, Given)
+        for check, at in zip(verdict.checks, tried)
+        if check.counts and not check.passed
+    ):
         return None
     tallies: dict[tuple[int, int, str], dict[int, bool]] = {}
     alone: list[int] = []
@@ -295,7 +318,7 @@ def _frozen(
             tally = tallies.setdefault((position, axis, dim), {})
             tally[length] = tally.get(length, True) and check.passed
             alone += [] if check.passed else [number]
-    failed = [number for number, check in enumerate(verdict.checks) if not check.passed]
+    failed = [number for number, check in enumerate(verdict.checks) if check.counts and not check.passed]
     witness = (alone or failed)[0]
     seen = next((n for n, c in enumerate(verdict.checks) if c.shapes == traced and c.values == "normal"), 0)
     content = source if isinstance(source, bytes) else model_path(source).read_bytes()

@@ -11,6 +11,7 @@ import poolexport
 from poolexport.errors import ExportError, InputError, OutputError, ParityError
 from poolexport.nn import RoIMaxPool2d
 from poolexport.pipeline._rounding import SAMPLES, rounded_otherwise
+from poolexport.pipeline.verify import Given
 from poolexport.runtime import VARIANTS, Variant
 from poolexport.tolerance import judge
 
@@ -130,7 +131,7 @@ def test_drawing_without_effect_is_refused(tmp_path):
     import random
 
     model = Fn(lambda x: x * 2 if random.random() < 1e-9 else x).eval()
-    with pytest.raises(InputError, match=r"draws from Python's random at .*test_verify\.py:132"):
+    with pytest.raises(InputError, match=r"draws from Python's random at .*test_verify\.py:133"):
         poolexport.export(model, IMAGE, tmp_path / "net")
 
 
@@ -330,3 +331,34 @@ def test_a_runtime_that_is_wrong_in_one_variant_only_is_caught(tmp_path, monkeyp
     verdict = caught.value.verdict
     assert {check.runtime for check in verdict.failures} == {"optimised: basic, 2 threads"}
     assert (verdict.word, verdict.grade) == ("FAIL", "WRONG")
+
+
+@pytest.mark.parametrize("value", [1e20, 1e-30, float("nan"), float("inf"), float("-inf")])
+def test_extreme_values_show_what_others_do_not(tmp_path, value):
+    def wrong(x):
+        far = x.abs() > 1e15 if value == 1e20 else (x != 0) & (x.abs() < 1e-20)
+        hit = far if abs(value) in (1e20, 1e-30) else x.isnan() if value != value else x == value
+        return torch.where(hit, 0.5, x)
+
+    path = file_of(wrong, tmp_path, IMAGE)
+    right = Fn(lambda x: x * 1.0).eval()
+    assert poolexport.verify(path, right, IMAGE).passed
+    with pytest.raises(ParityError):
+        poolexport.verify(path, right, IMAGE, extremes=True, strict=True)
+    if not np.isfinite(value):
+        verdict = poolexport.verify(path, right, IMAGE, extremes=True)
+        assert verdict.passed
+        assert verdict.remarks
+        assert {check.values for check in verdict.remarks} <= {"nan", "-inf", "+inf"}
+
+
+def test_inputs_that_somebody_has_are_tried_as_well(tmp_path):
+    path = file_of(lambda x: torch.where(x.abs() == 77.0, 0.5, x), tmp_path, IMAGE)
+    right = Fn(lambda x: x * 1.0).eval()
+    ordinary = Given("ordinary.npy", lambda: [torch.randn(1, 3, 5, 6)])
+    rare = Given("rare.npy", lambda: [torch.full((1, 3, 5, 6), 77.0, dtype=torch.float64)])
+    verdict = poolexport.verify(path, right, IMAGE, data=[ordinary])
+    assert verdict.checks[-1].values == "ordinary.npy"
+    assert verdict.checks[-1].shapes == ((1, 3, 5, 6),)
+    with pytest.raises(ParityError, match=r"rare\.npy values at 1x3x5x6"):
+        poolexport.verify(path, right, IMAGE, data=[ordinary, rare])
