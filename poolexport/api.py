@@ -26,11 +26,12 @@ from poolexport.pipeline import prepare as prepare_stage
 from poolexport.pipeline import target as target_stage
 from poolexport.pipeline import verify as verify_stage
 from poolexport.pipeline import weights as weights_stage
+from poolexport.pipeline._file_standard import matched
 from poolexport.pipeline.audit import audit
 from poolexport.pipeline.inline import Inlined
 from poolexport.pipeline.prepare import DynamicShapes, Prepared
 from poolexport.pipeline.randomness import Policies
-from poolexport.pipeline.verify import Given, Progress, Verdict
+from poolexport.pipeline.verify import Given, Progress, Verdict, Watch
 from poolexport.pipeline.weights import ExternalData
 from poolexport.runtime import Source, Variant
 from poolexport.tolerance import FACTOR
@@ -184,7 +185,7 @@ def _readable(graph: ir.Model, target: Path, external_data: ExternalData) -> Ite
 
 def verify(
     path: str | os.PathLike[str],
-    model: nn.Module,
+    model: nn.Module | str | os.PathLike[str],
     args: Tensor | Sequence[Tensor] | None = None,
     *,
     factor: float = FACTOR,
@@ -196,12 +197,15 @@ def verify(
     strict: bool = False,
     data: Sequence[Given] = (),
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Verdict:
     """Compare a saved file with the model it was made from, on sizes and values the export never saw.
 
     Args:
         path: a bundle or an .onnx file.
-        model: the original, in eval mode; it is left as it is.
+        model: the original, in eval mode; it is left as it is. Or another bundle or .onnx file, by whoever, whose
+            answers are then the truth: inputs and outputs are matched by name where both have the same names, else by
+            order, and those axes change that are dynamic in both.
         args: example inputs; needed only for files that poolexport did not write.
         factor, rtol, atol, seed, progress: see ``export``; the same seed gives the same verdict.
         variants: further ways of running the file, which are tried on a few of the inputs;
@@ -210,6 +214,7 @@ def verify(
         strict: let answers to infinities and NaN count, on which runtimes differ; else they are only told.
         data: inputs that the model will meet, to be tried as well: ``Given(name, read)``, where ``read()`` gives one
             tensor per input.
+        watch: called with every check, its inputs, what the file answered (or why it did not) and the truth.
 
     Returns:
         The verdict, with every check that was made.
@@ -226,10 +231,12 @@ def verify(
         True
     """
     if args is None:
-        examples: Sequence[Tensor] = _examples(path)
+        examples: Sequence[Tensor] = _examples(path, None if isinstance(model, nn.Module) else model)
     else:
         examples = (args,) if isinstance(args, Tensor) else tuple(args)
     manifest = read_manifest(path)
+    if not isinstance(model, nn.Module):
+        _load(model)
     return verify_stage.verify(
         path,
         model,
@@ -244,6 +251,7 @@ def verify(
         strict=strict,
         data=data,
         progress=progress,
+        watch=watch,
     )
 
 
@@ -290,9 +298,17 @@ def _load(path: str | os.PathLike[str]) -> ir.Model:
     return model
 
 
-def _examples(path: str | os.PathLike[str]) -> tuple[Tensor, ...]:
-    """Inputs of the shapes the file was traced with."""
+def _examples(path: str | os.PathLike[str], other: str | os.PathLike[str] | None) -> tuple[Tensor, ...]:
+    """Inputs of the shapes the file, or else the other one, was traced with."""
     manifest = read_manifest(path)
+    if manifest is None and other is not None and (manifest := read_manifest(other)) is not None:
+        names = [str(value.name) for value in _load(path).graph.inputs]
+        order = matched(names, [port.name for port in manifest.inputs], "inputs")
+        manifest = replace(
+            manifest,
+            inputs=tuple(manifest.inputs[k] for k in order),
+            example_shapes=tuple(manifest.example_shapes[k] for k in order),
+        )
     if manifest is None:
         raise InputError(f"{path} does not say which shapes it was traced with; give example inputs")
     generator = torch.Generator().manual_seed(0)

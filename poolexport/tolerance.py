@@ -82,6 +82,7 @@ def judge(
     factor: float = FACTOR,
     rtol: float | None = None,
     atol: float | None = None,
+    called: str = "torch",
 ) -> Judgement:
     """Judge ``result`` by ``truth``, as leniently as ``peer`` (torch in the same precision) makes necessary.
 
@@ -92,7 +93,7 @@ def judge(
     error is then the largest of all of these, and a value may be NaN or infinite where it is that in one of them.
     Integers they do not excuse. Where the bound is as large as the answers themselves, every value is compared with how
     far torch is off at that very place, too, and most of them must hold. User-set ``rtol`` and ``atol`` replace the
-    derived bound by ``atol + rtol * scale``.
+    derived bound by ``atol + rtol * scale``. ``called`` is what messages call the peer.
     """
     if result.shape != peer.shape:
         return failed(f"shape {result.shape} instead of {peer.shape}")
@@ -136,12 +137,12 @@ def judge(
         where = tuple(int(i) for i in np.argwhere(stray)[0])
         reason = (
             f"{int(stray.sum())} of {stray.size} values are NaN or infinite where they should not be, or the "
-            f"reverse: at {where} got {result[where]}, torch {peer[where]}, truth {given[where]}"
+            f"reverse: at {where} got {result[where]}, {called} {peer[where]}, truth {given[where]}"
         )
     elif error > bound:
-        reason = f"error {error:.3g} exceeds {bound:.3g} (torch itself: {peer_error:.3g})"
+        reason = f"error {error:.3g} exceeds {bound:.3g} ({called} itself: {peer_error:.3g})"
     elif strays > STRAYS:
-        reason = f"{strays:.0%} of the values differ where torch's do not, by up to {error:.3g}"
+        reason = f"{strays:.0%} of the values differ where {called}'s do not, by up to {error:.3g}"
     else:
         reason = ""
     equal = _share_equal(result, peer)

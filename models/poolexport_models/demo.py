@@ -20,6 +20,7 @@ from torch import nn
 
 from poolexport import catalog
 from poolexport.errors import OutputError, PoolExportError
+from poolexport.report.page import TEMPLATES
 from poolexport_models.evidence import FORMS, Form, Row, accuracy_of, form_of
 from poolexport_models.extras import PACKAGES, require
 from poolexport_models.pictures import Picture
@@ -122,7 +123,7 @@ def page(sections: Sequence[Section]) -> str:
     jinja = require("jinja2", "writing the page")
     rows = [section.row for section in sections]
     environment = jinja.Environment(
-        loader=jinja.FileSystemLoader(Path(__file__).parent),
+        loader=jinja.FileSystemLoader([Path(__file__).parent, TEMPLATES]),
         autoescape=True,
         undefined=jinja.StrictUndefined,
         trim_blocks=True,

@@ -50,7 +50,8 @@ class Verbs(click.Group):
     def main(self, args: Any = None, *rest: Any, **options: Any) -> Any:
         """Run a verb; always ends the process, with one of the documented exit codes."""
         words = list(sys.argv[1:] if args is None else args)
-        options |= {"standalone_mode": False, "prog_name": "poolexport"}
+        # a verb may tell how it was called
+        options |= {"standalone_mode": False, "prog_name": "poolexport", "obj": words}
         try:
             code = super().main([word for word in words if word != "--debug"], **options)
         except (Exception, KeyboardInterrupt) as error:

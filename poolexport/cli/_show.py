@@ -6,11 +6,9 @@ import contextlib
 import difflib
 import errno
 import json
-import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +16,9 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from poolexport.report.data import checks
+from poolexport.report.plain import plain
 
 if TYPE_CHECKING:
     from poolexport.pipeline.verify import Verdict
@@ -99,24 +100,12 @@ def failure(raised: BaseException, sentence: str, code: int) -> dict[str, Any]:
 
 def verdict(value: Verdict) -> dict[str, Any]:
     """A verdict and every check of it, as data."""
-    checks = [
-        {
-            "values": check.values,
-            "shapes": check.shapes,
-            "runtime": check.runtime,
-            "passed": check.passed,
-            "counts": check.counts,
-            "relative_error": check.relative_error,
-            "outputs": [asdict(judgement) for judgement in check.judgements],
-        }
-        for check in value.checks
-    ]
     return {
         "verdict": value.word,
         "grade": value.grade,
         "truth": value.truth,
         "worst_error": value.worst_error,
-        "checks": checks,
+        "checks": checks(value.checks),
         "skipped": value.skipped,
         "random_outputs": value.random,
     }
@@ -200,21 +189,6 @@ def listed(names: Sequence[str], most: int = 3) -> str:
 def one_line(text: str) -> str:
     """The text without line breaks."""
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
-
-
-def plain(value: Any) -> Any:
-    """The value in terms of JSON."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(entry) for entry in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    return value.__name__ if isinstance(value, type) else str(value)
 
 
 def width() -> int:

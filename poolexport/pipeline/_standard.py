@@ -6,8 +6,8 @@ The last two of these take long, and can only widen a bound. They are computed w
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -40,6 +40,11 @@ class Standard:
         """The model in float64, or None where it cannot run so."""
         return _in_float64(self.model, self.example)
 
+    @property
+    def truth(self) -> str:
+        """The type in which the truth is computed."""
+        return "float64" if self.precise else "float32"
+
     @cached_property
     def shaken(self) -> nn.Module:
         """The float64 model with every weight moved by one unit of rounding."""
@@ -52,8 +57,8 @@ class Standard:
         Raises:
             InputError: the model refuses them.
         """
-        accepted, peers = _accepted(self.model, inputs, self.example)
-        return Asked(self, accepted, peers)
+        taken, peers = accepted(partial(_answers, self.model), inputs, self.example)
+        return Asked(self, taken, peers)
 
 
 class Asked:
@@ -78,14 +83,14 @@ class Asked:
     def truths(self) -> list[np.ndarray]:
         """What it answers in float64; in its own precision where it cannot."""
         precise = self._standard.precise
-        return _answers(precise, self.inputs) if precise else self.peers
+        return _answers(precise, _double(self.inputs)) if precise else self.peers
 
     @cached_property
     def moved(self) -> list[np.ndarray] | None:
         """What it answers in float64 where every input and weight is rounded differently; None where it cannot."""
         if self._standard.precise is None:
             return None
-        return _answers(self._standard.shaken, _rounded_anew(self.inputs, self._standard.seed))
+        return _answers(self._standard.shaken, rounded_anew(self.inputs, self._standard.seed))
 
     @cached_property
     def others(self) -> list[list[np.ndarray]]:
@@ -93,20 +98,20 @@ class Asked:
         return rounded_otherwise(self._standard.model, self.inputs, self._standard.seed)
 
 
-def _accepted(
-    model: nn.Module, inputs: tuple[Tensor, ...], example: Sequence[Tensor]
+def accepted(
+    answers: Callable[[Sequence[Tensor]], list[np.ndarray]], inputs: tuple[Tensor, ...], example: Sequence[Tensor]
 ) -> tuple[tuple[Tensor, ...], list[np.ndarray]]:
-    """The inputs and the model's answer; where it refuses drawn values, those after the first input are the example's.
+    """The inputs and the answers to them; of drawn values that are refused, only those of the first input are kept.
 
     A model may take no other values for boxes, say, or for lengths of sequences.
     """
     try:
-        return inputs, [t.numpy() for t in tensors_of(run(model, inputs))]
+        return inputs, answers(inputs)
     except InputError:
         if len(inputs) == 1:
             raise
     inputs = (inputs[0], *(_repeated(x, drawn.shape) for x, drawn in zip(example[1:], inputs[1:])))
-    return inputs, [t.numpy() for t in tensors_of(run(model, inputs))]
+    return inputs, answers(inputs)
 
 
 def _repeated(x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -117,7 +122,7 @@ def _repeated(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _answers(model: nn.Module, inputs: Sequence[Tensor]) -> list[np.ndarray]:
-    return [t.numpy() for t in tensors_of(run(model, _double(inputs)))]
+    return [t.numpy() for t in tensors_of(run(model, inputs))]
 
 
 def _shaken(precise: nn.Module, example: Sequence[Tensor], seed: int) -> nn.Module:
@@ -126,30 +131,30 @@ def _shaken(precise: nn.Module, example: Sequence[Tensor], seed: int) -> nn.Modu
     with torch.no_grad():
         for position, weight in enumerate([*shaken.parameters(), *shaken.buffers()]):
             if weight.is_floating_point():
-                weight.mul_(_shake(weight, _unit(example), seed + position))
+                weight.mul_(shake(weight, unit_of(example), seed + position))
     return shaken
 
 
-def _rounded_anew(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
+def rounded_anew(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
     """Inputs in float64 with every value moved by one rounding unit, up or down.
 
     Whole numbers after the first input stay: they may be exact, as the number of the map that a box is on.
     """
-    unit = _unit(inputs)
-    moved = [x.double() * _shake(x, unit, seed + k) if x.is_floating_point() else x for k, x in enumerate(inputs)]
+    unit = unit_of(inputs)
+    moved = [x.double() * shake(x, unit, seed + k) if x.is_floating_point() else x for k, x in enumerate(inputs)]
     for k, x in enumerate(inputs):
         if k and x.is_floating_point():
             moved[k] = torch.where(x == x.round(), x.double(), moved[k])
     return tuple(moved)
 
 
-def _shake(like: Tensor, unit: float, seed: int) -> Tensor:
+def shake(like: Tensor, unit: float, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     signs = torch.empty(like.shape, dtype=torch.float64).random_(0, 2, generator=generator)
     return signs.mul_(2 * unit).add_(1 - unit)
 
 
-def _unit(inputs: Sequence[Tensor]) -> float:
+def unit_of(inputs: Sequence[Tensor]) -> float:
     """Rounding unit of the inputs' floating type; float32's where there is none."""
     return next((torch.finfo(x.dtype).eps for x in inputs if x.is_floating_point()), torch.finfo(torch.float32).eps)
 

@@ -22,6 +22,15 @@ LONG = 128
 
 
 @dataclass(frozen=True)
+class Port:
+    """An input of two files: the name it has in the first, its type, and its shape, dynamic where it is in both."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True)
 class Trial:
     """One input to try, drawn when it is its turn: all at once would take more memory than the model.
 
@@ -61,7 +70,7 @@ class Given:
 
 
 def trials(
-    ports: Sequence[ort.NodeArg], example: Sequence[Tensor], seed: int, *, extremes: bool = False
+    ports: Sequence[ort.NodeArg | Port], example: Sequence[Tensor], seed: int, *, extremes: bool = False
 ) -> Iterator[Trial]:
     """The example, then every regime of values at the traced shapes, then normal values and ties at unseen shapes."""
     same = tuple(tuple(x.shape) for x in example)
@@ -80,7 +89,7 @@ def trials(
             yield Trial(regime, tuple(shapes), seed + 1)
 
 
-def dynamic(port: ort.NodeArg) -> list[tuple[int, str]]:
+def dynamic(port: ort.NodeArg | Port) -> list[tuple[int, str]]:
     """The axes that may change, by number and name; one without a name gets its own."""
     return [(i, dim or f"{port.name}.{i}") for i, dim in enumerate(port.shape) if not isinstance(dim, int)]
 

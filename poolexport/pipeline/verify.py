@@ -13,8 +13,6 @@ from functools import partial
 from itertools import repeat
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
@@ -22,10 +20,10 @@ from torch import Tensor, nn
 from poolexport import stress
 from poolexport.bundle import model_path
 from poolexport.errors import FrozenAxisError, InputError, ParityError
-from poolexport.graph import random_outputs
+from poolexport.pipeline._file_standard import FileAsked, FileStandard, drawn_outputs
 from poolexport.pipeline._standard import Asked, Standard
 from poolexport.pipeline._state import random_states_kept
-from poolexport.pipeline._trials import Given, Trial, dynamic, trials
+from poolexport.pipeline._trials import Given, Port, Trial, dynamic, trials
 from poolexport.pipeline.frozen import freezer_in
 from poolexport.pipeline.randomness import Policies, Settled, kept, settle
 from poolexport.runtime import Source, Variant, session
@@ -69,6 +67,10 @@ class Check:
         return f"{self.values} values at {shapes}{runtime}: {reasons}"
 
 
+#: Told of every check as it is made: the inputs, what the file answered or why it did not, and the truth.
+Watch = Callable[[Check, Sequence[Tensor], "list[np.ndarray] | str", Sequence[np.ndarray]], None]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Every check that was made.
@@ -76,7 +78,7 @@ class Verdict:
     Args:
         checks: the inputs tried.
         skipped: shapes that the model itself refuses, with its reason.
-        truth: "float64", or "float32" where the model cannot run in float64.
+        truth: "float64", or "float32" where the model cannot run in float64; "the second file" where there is no model.
         bound: how far an answer was allowed to be from the truth.
         random: names of the outputs that the file draws; of those, only shape and type were compared.
     """
@@ -121,7 +123,7 @@ class Verdict:
 
 def verify(
     path: Source,
-    model: nn.Module,
+    model: nn.Module | Source,
     example: Sequence[Tensor],
     *,
     factor: float = FACTOR,
@@ -135,12 +137,14 @@ def verify(
     strict: bool = False,
     data: Sequence[Given] = (),
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Verdict:
-    """Compare a file with the model it was made from.
+    """Compare a file with the model it was made from, or with another file.
 
     Args:
         path: a bundle, an .onnx file, or its bytes.
-        model: the original, in eval mode; its buffers and the random states are left as they are.
+        model: the original, in eval mode; its buffers and the random states are left as they are. Or a file, whose own
+            answers are then the truth.
         example: one input per graph input, of the traced shapes.
         factor: how many times farther from the truth than torch the file may be.
         rtol, atol: replace that rule by ``error <= atol + rtol * scale``.
@@ -152,28 +156,40 @@ def verify(
         data: inputs that the model will meet, tried beside those that are drawn.
         audited: the model was found to draw nothing and to leave its weights alone; it is not looked at again.
         progress: called with (stage, done, total).
+        watch: called with every check, its inputs, what the file answered (or why it did not) and the truth.
 
     Raises:
         InputError: the file and the model do not belong together.
         ParityError: the answers differ; the error holds the verdict.
         FrozenAxisError: they differ at lengths of a dynamic axis that the trace never saw, and only there.
     """
-    bounds = _bounds(factor, rtol, atol)
+    bounds = _bounds(factor, rtol, atol, "torch's" if isinstance(model, nn.Module) else f"{FileStandard.truth}'s")
     runtime = session(path)
-    ports = runtime.get_inputs()
+    ports: Sequence[ort.NodeArg | Port] = runtime.get_inputs()
     _require_same_inputs(ports, example)
-    standard = Standard(model, example, seed, sharing=audited)
+    standard: Standard | FileStandard
+    if isinstance(model, nn.Module):
+        standard = Standard(model, example, seed, sharing=audited)
+        called = "torch"
+    else:
+        standard = FileStandard(model, runtime, example, seed)
+        called = standard.truth
+        ports = standard.ports
+        _require_same_inputs(ports, example)
     with random_states_kept(seed):
-        settled = Settled() if audited else settle(standard.model, example, randomness)
-        drawn = _random_outputs(path) if kept(settled.policies) else []
-        rule = partial(judge, sensitivity=SENSITIVITY, factor=factor, rtol=rtol, atol=atol)
+        if isinstance(standard, FileStandard):
+            drawn = list(dict.fromkeys((*drawn_outputs(path), *standard.random)))
+        else:
+            settled = Settled() if audited else settle(standard.model, example, randomness)
+            drawn = drawn_outputs(path) if kept(settled.policies) else []
+        rule = partial(judge, sensitivity=SENSITIVITY, factor=factor, rtol=rtol, atol=atol, called=called)
         judged = partial(_judged, drawn=drawn, rule=rule)
         drawn_up = list(trials(ports, example, seed, extremes=extremes))
         plan: list[Trial | Given] = [*drawn_up, *data]
         again_on = _few(drawn_up)
         total = len(plan) + len(variants) * len(again_on)
         checks, skipped, tried = [], [], []
-        again: list[tuple[Trial | Given, Asked]] = []
+        again: list[tuple[Trial | Given, Asked | FileAsked]] = []
         # A file that is wrong beyond doubt need not be examined so again.
         doubt = True
         for done, trial in enumerate(plan):
@@ -185,11 +201,13 @@ def verify(
             except InputError as error:
                 skipped.append(str(error))
                 continue
-            judgements = judged(runtime, asked, doubt=doubt)
+            results, judgements = judged(runtime, asked, doubt=doubt)
             counts = strict or trial.values not in stress.NOT_NUMBERS
             doubt = doubt and (_all_passed(judgements) or not counts)
             tried.append(trial)
             checks.append(Check(trial.values, asked.shapes, judgements, counts=counts))
+            if watch is not None:
+                watch(checks[-1], asked.inputs, results, asked.truths)
             if variants and trial in again_on:
                 again.append((trial, asked))
         for number, variant in enumerate(variants):
@@ -197,26 +215,31 @@ def verify(
             for k, (trial, asked) in enumerate(again):
                 if progress is not None:
                     progress("verify", len(plan) + number * len(again) + k, total)
-                judgements = judged(opened, asked, doubt=doubt)
+                results, judgements = judged(opened, asked, doubt=doubt)
                 doubt = doubt and _all_passed(judgements)
                 tried.append(trial)
                 checks.append(Check(trial.values, asked.shapes, judgements, str(variant)))
+                if watch is not None:
+                    watch(checks[-1], asked.inputs, results, asked.truths)
     if progress is not None:
         progress("verify", total, total)
-    verdict = Verdict(tuple(checks), tuple(skipped), "float64" if standard.precise else "float32", bounds, tuple(drawn))
+    verdict = Verdict(tuple(checks), tuple(skipped), standard.truth, bounds, tuple(drawn))
     _require_unseen(verdict, ports, example)
     found = [judgement for check in checks for judgement in check.judgements]
     if found and not any(judgement.finite for judgement in found):
-        spoilt = [name for name, t in model.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
+        state = model.state_dict() if isinstance(model, nn.Module) else {}
+        spoilt = [name for name, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
         where = f"; {spoilt[0]} holds NaN or infinities" if spoilt else ""
         raise InputError(f"the model answers nothing but NaN and infinities, so there is nothing to compare{where}")
     if verdict.word == "FAIL":
         failures = verdict.failures
-        frozen = _frozen(path, standard, ports, verdict, tried, example)
-        if frozen is not None:
-            raise frozen
+        if isinstance(standard, Standard):
+            frozen = _frozen(path, standard, ports, verdict, tried, example)
+            if frozen is not None:
+                raise frozen
+        what = "the model" if isinstance(standard, Standard) else standard.truth
         raise ParityError(
-            f"the file does not compute what the model computes: {len(failures)} of {len(checks)} checks failed; "
+            f"the file does not compute what {what} computes: {len(failures)} of {len(checks)} checks failed; "
             f"first {failures[0].reason}",
             verdict,
         )
@@ -231,13 +254,13 @@ def _few(plan: Sequence[Trial]) -> list[Trial]:
 
 def _judged(
     runtime: ort.InferenceSession,
-    asked: Asked,
+    asked: Asked | FileAsked,
     *,
     doubt: bool,
     drawn: Collection[str],
     rule: Rule,
-) -> tuple[Judgement, ...]:
-    """How the outputs of a run are judged; what may widen a bound is asked for only where something is too far off."""
+) -> tuple[list[np.ndarray] | str, tuple[Judgement, ...]]:
+    """What a run answers, and how it is judged; what may widen a bound is asked for only where that may matter."""
     results = _run_file(runtime, runtime.get_inputs(), asked.inputs)
     compare = partial(_compare, runtime, results, asked.peers, asked.truths, drawn, rule)
     judgements = compare()
@@ -245,7 +268,7 @@ def _judged(
         judgements = compare(moved=asked.moved)
         if doubt and not _all_passed(judgements):
             judgements = compare(moved=asked.moved, others=asked.others)
-    return judgements
+    return results, judgements
 
 
 def _all_passed(judgements: Sequence[Judgement]) -> bool:
@@ -291,7 +314,7 @@ def _run_file(
 def _frozen(
     source: Source,
     standard: Standard,
-    ports: Sequence[ort.NodeArg],
+    ports: Sequence[ort.NodeArg | Port],
     verdict: Verdict,
     tried: Sequence[Trial | Given],
     example: Sequence[Tensor],
@@ -346,12 +369,7 @@ def _frozen(
     return FrozenAxisError(message, verdict, tuple(names), freezer.path, freezer.source)
 
 
-def _random_outputs(source: Source) -> list[str]:
-    model = ir.from_proto(onnx.load_from_string(source)) if isinstance(source, bytes) else ir.load(model_path(source))
-    return random_outputs(model)
-
-
-def _bounds(factor: float, rtol: float | None, atol: float | None) -> str:
+def _bounds(factor: float, rtol: float | None, atol: float | None, whose: str) -> str:
     """The rule that answers are judged by, in words.
 
     Raises:
@@ -363,11 +381,11 @@ def _bounds(factor: float, rtol: float | None, atol: float | None) -> str:
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise InputError(f"{name} must be a number of at least 0, got {value}")
     if rtol is None and atol is None:
-        return f"{factor:g} times torch's own error, plus rounding"
+        return f"{factor:g} times {whose} own error, plus rounding"
     return f"atol {atol or 0.0:g} + rtol {rtol or 0.0:g} times the scale"
 
 
-def _require_same_inputs(ports: Sequence[ort.NodeArg], example: Sequence[Tensor]) -> None:
+def _require_same_inputs(ports: Sequence[ort.NodeArg | Port], example: Sequence[Tensor]) -> None:
     if not ports:
         raise InputError("the file has no inputs: its answer is a constant, and there is nothing to compare")
     if len(ports) != len(example):
@@ -396,7 +414,7 @@ ONNX_TYPES = {
 }
 
 
-def _require_unseen(verdict: Verdict, ports: Sequence[ort.NodeArg], example: Sequence[Tensor]) -> None:
+def _require_unseen(verdict: Verdict, ports: Sequence[ort.NodeArg | Port], example: Sequence[Tensor]) -> None:
     """Every axis that is called dynamic must have been tried at a length the trace never saw."""
     for position, (port, x) in enumerate(zip(ports, example)):
         for axis, dim in dynamic(port):
