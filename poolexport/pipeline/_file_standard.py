@@ -1,7 +1,8 @@
 """What another file answers, as the standard, where there is no model to ask.
 
 A file cannot be run in float64, so its own answers are the truth. They are rounded, too: how far rounding moves them is
-seen by running it without optimisation, and on inputs and weights that are moved by one unit of rounding.
+seen by running it without optimisation, with every step rounded by lot, and on inputs and weights that are moved by one
+unit of rounding.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from torch import Tensor
 from poolexport.bundle import model_path
 from poolexport.errors import InputError
 from poolexport.graph import random_outputs
+from poolexport.pipeline._by_lot import by_lot
+from poolexport.pipeline._rounding import SAMPLES
 from poolexport.pipeline._standard import accepted, rounded_anew, shake, unit_of
 from poolexport.pipeline._trials import Port
 from poolexport.runtime import Source, Variant, session
 
-#: Bytes of weights that are moved; what has more is run with its weights as they are, because protobuf holds no more.
+#: Bytes of weights in a file that is changed so; one that has more is run as it is, because protobuf holds no more.
 MOST = 3 << 29
 #: How the standard runs where it is to round otherwise.
 OTHERWISE = Variant("none", 1)
@@ -87,10 +90,9 @@ class FileStandard:
     @cached_property
     def shaken(self) -> ort.InferenceSession:
         """The file with its weights moved by one unit of rounding."""
-        model = _read(self.source)
-        if sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value) > MOST:
+        model = self._light()
+        if model is None:
             return self.session
-        ir.external_data.load_to_model(model)
         for position, value in enumerate(model.graph.initializers.values()):
             weight = value.const_value
             # vectors may be sizes or scales, and whole numbers indices or signs, which are exact
@@ -100,6 +102,22 @@ class FileStandard:
                 moved = torch.where(numbers == numbers.round(), numbers.double(), moved)
                 value.const_value = ir.tensor(moved.to(numbers.dtype).numpy(), name=value.name)
         return session(ir.to_proto(model).SerializeToString())
+
+    @cached_property
+    def by_lot(self) -> ort.InferenceSession:
+        """The file rounding every step another way at every run."""
+        model = self._light()
+        if model is None:
+            return self.plain
+        return session(ir.to_proto(by_lot(model, self.seed)).SerializeToString())
+
+    def _light(self) -> ir.Model | None:
+        """The file to be changed, with its weights inside; None where they are too many for that."""
+        model = _read(self.source)
+        if sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value) > MOST:
+            return None
+        ir.external_data.load_to_model(model)
+        return model
 
     def _drawn(self, names: Sequence[str]) -> list[str]:
         """The outputs that the file draws, by the names that they have in the file that is judged."""
@@ -136,7 +154,8 @@ class FileAsked:
     @cached_property
     def others(self) -> list[list[np.ndarray]]:
         """What it might answer as well, rounding otherwise."""
-        return [self._standard.answers(self._standard.plain, self.inputs)]
+        opened = [self._standard.plain, *[self._standard.by_lot] * SAMPLES]
+        return [self._standard.answers(each, self.inputs) for each in opened]
 
 
 def matched(names: Sequence[str], others: Sequence[str], kind: str) -> list[int]:

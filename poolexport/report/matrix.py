@@ -136,5 +136,9 @@ def _cell(checks: Sequence[Entry]) -> Cell:
     worst = max(checks, key=lambda c: (not c["passed"], float("inf") if share_of(c) is None else share_of(c)))
     share, passed = share_of(worst), worst["passed"]
     word = "passed" if passed else "failed" if worst["counts"] else "differs, which does not count"
-    times = "no number" if share is None else f"{share:.2g} times what was allowed"
-    return Cell(level(share, passed=passed, counts=worst["counts"]), short(share), f"{word}, {times}")
+    strays = sum(output["stray"] for output in worst["outputs"])
+    if strays:
+        text, times = "NaN", f"{strays} values are NaN or infinite in the wrong places"
+    else:
+        text, times = short(share), "no number" if share is None else f"{share:.2g} times what was allowed"
+    return Cell(level(share, passed=passed, counts=worst["counts"]), text, f"{word}, {times}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from poolexport.report.pictures import pictures
 from poolexport.report.worst import Case
 
 TEMPLATES = Path(__file__).with_name("templates")
-#: Failures that are written out.
-MOST = 12
+#: Failures and changes that are written out.
+MOST = 8
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,20 @@ def page(document: Mapping[str, Any], case: Case | None = None) -> str:
     Raises:
         MissingExtraError: jinja2 or pillow is not installed.
     """
-    jinja = require()
-    environment = jinja.Environment(
-        loader=jinja.FileSystemLoader(TEMPLATES),
+    require()
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
-        undefined=jinja.StrictUndefined,
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     failures = [check for check in document["checks"] if check["counts"] and not check["passed"]]
     return environment.get_template("report.html.jinja").render(
         report=document,
+        most=MOST,
         failures=failures[:MOST],
         more=len(failures[MOST:]),
         matrices=matrix.matrices(document["checks"]),
@@ -60,19 +64,18 @@ def page(document: Mapping[str, Any], case: Case | None = None) -> str:
     )
 
 
-def require() -> Any:
-    """The module jinja2.
+def require() -> None:
+    """Make sure that everything a page needs is there.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: a package is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtraError(
-            "jinja2", "report", "writing a page (--report FILE.json and FILE.xml do without)"
-        ) from error
-    return jinja2
+    for module, package in (("jinja2", "jinja2"), ("PIL", "pillow")):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            purpose = "writing a page (--report FILE.json and FILE.xml do without)"
+            raise MissingExtraError(package, "report", purpose) from error
 
 
 def histogram(found: Mapping[str, Any]) -> list[Bar]:
@@ -96,7 +99,7 @@ def histogram(found: Mapping[str, Any]) -> list[Bar]:
 
 def _power(edge: float) -> str:
     if 0.00999 < edge < 999:
-        return f"{edge:.2g}".lstrip("0")
+        return f"{edge:.1g}".lstrip("0") if edge < 10 else f"{float(f'{edge:.1g}'):g}"
     return f"{edge:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from poolexport.errors import MissingExtraError
 from poolexport.report.worst import Case, Map
 
 #: Colours from the smallest to the largest value: a few points of viridis, and of inferno for differences.
@@ -95,10 +94,8 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
 
 
 def _png(pixels: np.ndarray) -> str:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError("pillow", "report", "drawing the worst case on a page") from error
+    from PIL import Image
+
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="png", optimize=True)
     return base64.b64encode(file.getvalue()).decode()

@@ -42,7 +42,8 @@ def faults(value: Any, rule: Any = None, place: str = "") -> Iterator[str]:
     if "oneOf" in rule:
         tried = [list(faults(value, option, place)) for option in rule["oneOf"]]
         if all(tried):
-            yield min(tried, key=lambda found: len(found) + (" instead of " in found[0] and here in found[0]))[0]
+            # what is wrong within the option of the same kind says more than that it is not another kind
+            yield min(tried, key=lambda found: found[0].startswith(f"{here} is a "))[0]
         return
     wanted = [rule["const"]] if "const" in rule else rule.get("enum")
     if wanted is not None and value not in wanted:

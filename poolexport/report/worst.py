@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -71,11 +72,14 @@ class Case:
 
 
 class Worst:
-    """Watches a verification and keeps the case that is worst: failed before passed, then by error against bound."""
+    """Watches a verification and keeps the case that is worst: failed before passed, then by error against bound.
+
+    Of cases within a factor of two of each other, the one with most values is kept: it shows more.
+    """
 
     def __init__(self) -> None:
         self.case: Case | None = None
-        self._rank: tuple[bool, float] = (False, -1.0)
+        self._rank: tuple[bool, float, int] = (False, -math.inf, 0)
 
     def __call__(
         self, check: Check, inputs: Sequence[Tensor], results: list[np.ndarray] | str, truths: Sequence[np.ndarray]
@@ -84,8 +88,8 @@ class Worst:
         if not check.counts or isinstance(results, str) or len(results) != len(check.judgements):
             return
         for position, (judgement, result, truth) in enumerate(zip(check.judgements, results, truths)):
-            rank = (not judgement.passed, share(judgement))
-            if rank > self._rank and result.shape == truth.shape and result.size:
+            rank = (not judgement.passed, _magnitude(share(judgement)), result.size)
+            if rank > self._rank and result.shape == truth.shape:
                 self._rank = rank
                 self.case = _case(check, position, judgement, inputs[0].numpy(), result, truth)
 
@@ -109,6 +113,13 @@ class Worst:
                 "strays": case.strays,
             },
         }
+
+
+def _magnitude(share: float) -> float:
+    """The power of two below a share."""
+    if share in (0.0, math.inf):
+        return math.inf if share else -math.inf
+    return float(math.frexp(share)[1])
 
 
 def _case(
