@@ -5,34 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import math
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from poolexport.report.pictures import Picture
 from poolexport_models.extras import require
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Colours: TypeAlias = Literal["viridis", "gray", "gray_r", "inferno", "RdBu_r"]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture with its caption.
-
-    Args:
-        uri: the PNG file as a ``data:`` address; empty where there is nothing to draw.
-        width, height: in pixels.
-        title: what it is, in a word or two.
-        note: which values it shows.
-    """
-
-    uri: str
-    width: int
-    height: int
-    title: str
-    note: str
 
 
 def draw(

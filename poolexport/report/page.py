@@ -48,6 +48,7 @@ def page(document: Mapping[str, Any], case: Case | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["number"] = number
     failures = [check for check in document["checks"] if check["counts"] and not check["passed"]]
     return environment.get_template("report.html.jinja").render(
         report=document,
@@ -95,6 +96,18 @@ def histogram(found: Mapping[str, Any]) -> list[Bar]:
     bars += [("NaN, ∞", found["strays"], True)] if found["strays"] else []
     highest = max(count for _, count, _ in bars) or 1
     return [Bar(label, count, count / highest, beyond) for label, count, beyond in bars]
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, written out where people would.
+
+    Example:
+        >>> [number(x) for x in (0.00021, 6.012, 84433.0, 4.7e11, None)]
+        ['0.00021', '6.01', '84,400', '4.7e+11', 'no number']
+    """
+    if value is None:
+        return "no number"
+    return f"{float(f'{value:.3g}'):,.0f}" if 1000 <= abs(value) < 1e8 else f"{value:.3g}"
 
 
 def _power(edge: float) -> str:

@@ -22,9 +22,9 @@ class Picture:
     """A picture with its caption.
 
     Args:
-        uri: the PNG file as a ``data:`` address.
-        width, height: in cells.
-        title: what it is.
+        uri: the PNG file as a ``data:`` address; empty where there is nothing to draw.
+        width, height: in pixels.
+        title: what it is, in a word or two.
         note: which values it shows.
     """
 
@@ -42,12 +42,12 @@ def pictures(case: Case) -> list[Picture]:
     with np.errstate(invalid="ignore"):
         distance = np.abs(case.file.values - case.truth.values)
     distance[np.isnan(case.file.values) & np.isnan(case.truth.values)] = 0.0
-    apart = _limits(distance)[1]
+    apart = np.max(distance, initial=0.0, where=np.isfinite(distance))
     return [
         draw(case.given.values, "input", _limits(case.given.values), where(case.given)),
         draw(case.file.values, "the file's answer", limits, where(case.file)),
         draw(case.truth.values, "the true answer", limits, where(case.truth)),
-        draw(distance, "difference", (0.0, apart), f"at most {apart:.2g}", DISTANCES),
+        draw(distance, "difference", (0.0, _limits(distance)[1]), f"at most {apart:.2g}", DISTANCES),
     ]
 
 
@@ -89,8 +89,12 @@ def where(drawn: Map) -> str:
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
+    """What gets the first and the last colour; a few cells far from all others do not count."""
     finite = values[np.isfinite(values)]
-    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if not finite.size:
+        return 0.0, 0.0
+    low, high = (float(at) for at in np.percentile(finite, (0.5, 99.5)))
+    return (low, high) if high > low else (float(finite.min()), float(finite.max()))
 
 
 def _png(pixels: np.ndarray) -> str:

@@ -127,7 +127,7 @@ def test_axes_change_that_are_dynamic_in_both(tmp_path: Path):
 @pytest.mark.parametrize(
     ("inputs", "outputs", "kind", "told"),
     [
-        ({"a": [2, 3], "b": [2, 3]}, 1, TensorProto.FLOAT, "the first has 1 inputs (a), the second 2 (a, b)"),
+        ({"a": [2, 3], "b": [2, 3]}, 1, TensorProto.FLOAT, "together: the first has 1 inputs (a), the second 2 (a, b)"),
         ({"a": [2, 3]}, 2, TensorProto.FLOAT, "the first has 1 outputs (y0), the second 2 (y0, y1)"),
         ({"a": [2, 3]}, 1, TensorProto.DOUBLE, "input 'a' of the first is tensor(float)"),
         ({"a": [2, 4]}, 1, TensorProto.FLOAT, "'a' of the second tensor(float) of [2, 4]"),
@@ -139,7 +139,6 @@ def test_files_that_do_not_belong_together(tmp_path: Path, run: Run, inputs, out
     second = tiny(tmp_path / "second.onnx", inputs, outputs, kind)
     result = run("verify", first, second)
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
-    assert f"the files do not belong together: {told}" in result.stderr or told in result.stderr
     assert told in result.stderr
 
 
