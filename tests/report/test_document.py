@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,3 +129,13 @@ def test_what_is_refused_has_a_report_too(place: Place, run: Run):
     assert "page.onnx is not an ONNX model" in report["reason"]
     assert report["subject"]["sha256"].keys() == {"page.onnx"}
     assert "REFUSED" in (place.folder / "refused" / "report.html").read_text()
+
+
+def test_the_page_about_reports_names_every_field():
+    page = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
+    rules = [schema(), schema()["$defs"]["judgement"], schema()["properties"]["measures"]]
+    assert all(f"`{name}`" in page for rule in rules for name in rule["properties"])
+    images = re.findall(r"\]\((images/.*?)\)", page)
+    sizes = [(Path(__file__).parents[2] / "docs" / image).stat().st_size for image in images]
+    assert len(sizes) == 4
+    assert max(sizes) < 150_000
