@@ -282,3 +282,16 @@ def test_the_worst_case_is_kept_in_bounded_memory(tmp_path: Path):
     assert case.file.values[at] == case.got
     assert case.truth.values[at] == case.wanted
     assert sum(case.histogram) + case.exact + case.strays == 2 * 300 * 200
+
+
+def test_random_outputs_of_two_files_are_left_out_and_said_to_be(tmp_path: Path, run: Run):
+    file = tiny(tmp_path / "drawn.onnx", {"a": [2, 3]}, 2)
+    model = onnx.load(file)
+    model.graph.node[-1].op_type = "RandomNormalLike"
+    onnx.save(model, file)
+    result = run("verify", file, file, "--report", tmp_path / "drawn")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "drawn" / "report.json").read_text())
+    assert (report["verdict"], report["random_outputs"], report["worst"]) == ("UNVERIFIED", ["y1"], None)
+    assert [output["name"] for output in report["outputs"]] == ["y0"]
+    assert "only shapes and types were compared" in (tmp_path / "drawn" / "report.html").read_text()
