@@ -59,6 +59,8 @@ def document(
     verdict: Verdict | None = None,
     reason: str = "",
     worst: Worst | None = None,
+    culprits: Sequence[Mapping[str, Any]] = (),
+    witness: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The document.
 
@@ -70,6 +72,8 @@ def document(
         verdict: what was found; None where nothing could be compared.
         reason: the sentence that says why the verification failed or was refused.
         worst: the worst case that was seen.
+        culprits: layers that introduce error: {"path", "node", "operator", "created", "allowed", "inherited"}.
+        witness: the smallest input that fails: {"file", "script", "shapes", "reason"}.
     """
     counted = [check for check in verdict.checks if check.counts] if verdict else []
     return plain(
@@ -101,8 +105,8 @@ def document(
             "skipped": verdict.skipped if verdict else (),
             "random_outputs": verdict.random if verdict else (),
             "worst": worst.facts() if worst else None,
-            "culprits": [],
-            "witness": None,
+            "culprits": culprits,
+            "witness": witness,
             "against": None,
             "environment": environment(),
             "command": command,

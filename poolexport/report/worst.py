@@ -74,7 +74,7 @@ class Case:
 class Worst:
     """Watches a verification and keeps the case that is worst: failed before passed, then by error against bound.
 
-    Of cases within a factor of two of each other, the one with most values is kept: it shows more.
+    Of cases whose errors are between the same powers of two, the one with most values is kept: it shows more.
     """
 
     def __init__(self) -> None:
@@ -166,6 +166,8 @@ def _map(array: np.ndarray, index: tuple[int, ...]) -> Map:
     """The map that holds a value, or the part of it around there."""
     while array.ndim < 2:
         array, index = array[None], (0, *index)
+    if not array.size:
+        array, index = np.full((1, 1), np.nan), (0, 0)
     leading = index[:-2]
     plane = array[leading].astype(np.float64)
     origin = [max(0, min(at - CELLS // 2, n - CELLS)) for at, n in zip(index[-2:], plane.shape)]
