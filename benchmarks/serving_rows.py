@@ -1,0 +1,112 @@
+"""What is compared: servers, each with what it needs and how it is started, and a row for each form of request."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = Path(__file__).parent / "servers"
+RUNTIME = "onnxruntime==1.31.1"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A server.
+
+    Args:
+        name: of it.
+        words: the command after the Python, with ``{model}`` (a file), ``{bundle}`` and three ports to fill in.
+        packages: of its environment; that of this project where there are none.
+        patience: seconds that it may take to start.
+        grace: seconds that it may take to end.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    packages: tuple[str, ...] = ()
+    patience: float = 60
+    grace: float = 5
+
+    @property
+    def slug(self) -> str:
+        """The name as that of a file."""
+        return self.name.lower().replace(",", "").replace(" serve", "").replace(" ", "-")
+
+    @property
+    def ours(self) -> bool:
+        return not self.packages
+
+
+@dataclass(frozen=True)
+class Row:
+    """A server, asked in one form."""
+
+    server: Contender
+    payload: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.server.name}, {self.payload}"
+
+
+def own(front: str, workers: int) -> Contender:
+    """``poolexport serve``."""
+    ports = ("--port", "{port}", "--grpc-port", "{grpc_port}")
+    options = ("--server", front, "--workers", str(workers), "--log-level", "warning")
+    words = ("-m", "poolexport", "serve", "model={bundle}", *ports, *options)
+    return Contender(f"poolexport, {front} x {workers}", words)
+
+
+def peer(name: str, *packages: str, patience: float = 60, grace: float = 5) -> Contender:
+    """Somebody else's server, which a script of its name starts."""
+    ports = ("{port}", "{grpc_port}", "{spare_port}")
+    contender = Contender(name, (), packages, patience, grace)
+    return replace(contender, words=(str(SCRIPTS / f"with_{contender.slug}.py"), "{model}", *ports))
+
+
+#: One for each way to start ours; 1 stands for the number of worker processes.
+OWN = tuple(own(front, workers) for front in ("granian", "uvicorn") for workers in (1, 2))
+PYTRITON = peer("PyTriton", "nvidia-pytriton==0.7.0", RUNTIME, "numpy<2")
+PEERS = (
+    Row(PYTRITON, "binary"),
+    Row(peer("MLServer", "mlserver==1.7.1", RUNTIME), "JSON"),
+    # it accepts binary tensors, and is slower with them
+    Row(peer("KServe", "kserve==0.21.0", RUNTIME), "JSON"),
+    Row(peer("BentoML", "bentoml==1.4.39", RUNTIME), "plain JSON"),
+    Row(peer("LitServe", "litserve==0.2.19", RUNTIME), "plain JSON"),
+    Row(peer("Ray Serve", "ray[serve]==2.60.0", RUNTIME, patience=120, grace=15), "raw"),
+)
+ON_RAY = Contender(
+    "poolexport on Ray",
+    ("-m", "poolexport", "serve", "model={bundle}", "--ray", "--port", "{port}", "--grpc-port", "0"),
+    patience=120,
+    grace=15,
+)
+
+
+def rows() -> list[Row]:
+    """All rows, ours first. That of our server on Ray is there where it can be run."""
+    ours = [Row(server, payload) for payload in ("binary", "JSON") for server in OWN]
+    ours += [Row(server, "gRPC") for server in OWN[:2]]
+    on_ray = [Row(ON_RAY, "binary")] if _offers_ray() else []
+    return [*ours, *on_ray, *PEERS]
+
+
+def _offers_ray() -> bool:
+    words = [sys.executable, "-c", "import ray, ray.serve"]
+    if subprocess.run(words, capture_output=True, check=False).returncode:
+        return False
+    told = subprocess.run([sys.executable, "-m", "poolexport", "serve", "--help"], capture_output=True, text=True)
+    return "--ray" in told.stdout
+
+
+def versions(python: Path | str, packages: Iterable[str]) -> dict[str, str]:
+    """Versions of what is installed in an environment."""
+    names = [package.partition("=")[0].partition("<")[0].partition("[")[0] for package in packages]
+    code = "import importlib.metadata as m, sys; print(*map(m.version, sys.argv[1:]))"
+    found = subprocess.run([str(python), "-c", code, *names], capture_output=True, text=True, check=True).stdout
+    return dict(zip(names, found.split()))
