@@ -55,12 +55,24 @@ CONCURRENCY = (1, 8, 32)
 #: Requests whose answers are compared before and after every load.
 ASKED = 3
 BARE = "onnxruntime alone"
+#: What a load takes beside its seconds: checks, and the start of the client.
+BESIDE = 0.25
+#: Seconds to start and stop a server, somebody else's and one of ours.
+BEFORE_AND_AFTER = (7, 2)
+#: Loads for the model alone.
+BARE_RUNS = 4
 #: Times that our default server is started on the model that is nearly free.
 STARTS = 3
 #: Variables that say where servers may write.
 HOMES = ("TMPDIR", "BENTOML_HOME", "PYTRITON_HOME", "RAY_TMPDIR")
 VARIABLES = {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "BENTOML_DO_NOT_TRACK": "true", "RAY_USAGE_STATS_ENABLED": "0"}
+#: Cores that others keep busy, from which a figure is not to be trusted.
+NOISY = 0.2
 Measurement = dict[str, float]
+
+
+class RefusedError(Exception):
+    """A server answers, and does not give what it was asked for."""
 
 
 @dataclass
@@ -115,7 +127,11 @@ class Running:
     idle: dict[str, float] = field(default_factory=dict)
 
     def ask(self, form: str) -> tuple[str, int]:
-        """Why the answer to one request is wrong, and its size in bytes."""
+        """Why the answer to one request is wrong, and its size in bytes.
+
+        Raises:
+            RefusedError: its status is not 200.
+        """
         if form == "gRPC":
             answer, size = asked_over_grpc(f"127.0.0.1:{self.grpc_port}", self.sample.x)
             return self.sample.judge(answer), size
@@ -126,7 +142,7 @@ class Running:
             answer = connection.getresponse()
             body = answer.read()
             if answer.status != 200:
-                return f"status {answer.status}: {body[:200].decode(errors='replace')}", len(body)
+                raise RefusedError(f"status {answer.status}: {body[:200].decode(errors='replace')}")
             return self.sample.judge(payload.decode({k.lower(): v for k, v in answer.getheaders()}, body)), len(body)
         finally:
             connection.close()
@@ -137,6 +153,8 @@ class Running:
         for _ in range(ASKED):
             try:
                 wrong, size = self.ask(form)
+            except RefusedError as error:
+                wrong = str(error)
             except Exception as error:
                 wrong = f"no answer that can be read: {type(error).__name__}: {error}"
             if wrong:
@@ -164,24 +182,27 @@ def started(contender: Contender, python: Path | str, form: str, sample: Sample,
     places = {"model": sample.bundle / "model.onnx", "bundle": sample.bundle}
     ports = {"port": port, "grpc_port": grpc_port, "spare_port": spare_port}
     words = [str(python), *(word.format(**places, **ports) for word in contender.words)]
-    server = Server(words, folder, {**VARIABLES, **dict.fromkeys(HOMES, str(folder))})
+    paths = {"PYTHONPATH": str(ROOT)} if contender.ours else {}
+    server = Server(words, folder, {**VARIABLES, **paths, **dict.fromkeys(HOMES, str(folder))})
     running = Running(server, port, grpc_port, sample)
-    wrong = ""
+    refusal = ""
 
     def ready() -> bool:
-        nonlocal wrong
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            wrong, _ = running.ask(form if form != "gRPC" else "binary")
-            return not wrong
-        return False
+        nonlocal refusal
+        try:
+            running.ask(form if form != "gRPC" else "binary")
+        except RefusedError as error:
+            refusal = f"{error}; "
+            return False
+        except (OSError, http.client.HTTPException):
+            return False
+        return True
 
     try:
         server.wait(ready, contender.patience)
-    except BaseException as error:
+    except RuntimeError as error:
         server.stop(contender.grace)
-        if wrong:
-            raise RuntimeError(f"{wrong}; {error}") from error
-        raise
+        raise RuntimeError(f"{refusal}{error}") from error
     running.idle = server.memory()
     return running
 
@@ -341,13 +362,14 @@ def table(name: str, rows: dict[str, Any]) -> Table:
     found = Table(title=f"{name}: requests/s, p50 and p99 in ms at {CONCURRENCY} clients", title_justify="left")
     for column in ("", "requests/s", "of bare", "p50", "p99", "CPU ms", "PSS MB idle, loaded", "start s"):
         found.add_column(column, justify="left" if not column else "right")
+    found.caption = f"* others kept more than {NOISY} cores busy in most rounds of a load"
     for title, row in rows.items():
         if "invalid" in row:
             found.add_row(title, f"[red]INVALID[/]: {row['invalid'][:60]}")
             continue
         loads = list(row["loads"].values())
         found.add_row(
-            title,
+            f"{title} *" if any(load["others"] > NOISY for load in loads) else title,
             " / ".join(f"{load['rps']:.0f}" for load in loads),
             f"{loads[-1]['of_bare']:.2f}",
             *(" / ".join(f"{load[key]:.1f}" for load in loads) for key in ("p50", "p99")),
@@ -373,17 +395,20 @@ def main(
     needed = {"wrk"} | ({grpc_client} & {"h2load"} if any(row.payload == "gRPC" for row in rows) else set())
     if missing := sorted(name for name in needed if not clients.available(name)):
         raise click.ClickException(f"{' and '.join(missing)} must be installed (Debian: wrk, nghttp2-client)")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     pythons = {
-        server.name: sys.executable if server.ours else environment(ENVIRONMENTS / server.slug, server.packages)
+        server.name: environment(ENVIRONMENTS / server.slug, server.packages) if server.packages else sys.executable
         for server in {row.server: None for row in rows}
     }
     begin, load_before = time.time(), os.getloadavg()
-    loads = len(names) * rounds * (len(rows) * len(CONCURRENCY) + 4)
-    console.print(f"{loads} loads of {seconds} s: about {loads * (seconds + 0.2) / 60 + 1.5 * len(names):.0f} minutes")
+    servers = list({row.server: None for row in rows})
+    loads = len(names) * rounds * (len(rows) * len(CONCURRENCY) + BARE_RUNS)
+    starts = len(names) * sum(BEFORE_AND_AFTER[server.ours] for server in servers)
+    minutes = (loads * (seconds + BESIDE) + starts) / 60
+    console.print(f"{loads} loads of {seconds} s on {len(servers)} servers: about {minutes:.0f} minutes")
     results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, nothing_left(), Progress(console=console) as bar:
-        task = bar.add_task("", total=len(names) * (rounds + 1) * (len(rows) + 1))
+    with tempfile.TemporaryDirectory(prefix="serve-") as folder, nothing_left(), Progress(console=console) as bar:
+        task = bar.add_task("", total=len(names) * (len(servers) + rounds * (len(rows) + 1)))
         for name in names:
             run = Run(rows, pythons, Sample.made(name, Path(folder)), Path(folder))
 
@@ -417,8 +442,8 @@ def main(
             "machine": machine(),
             "versions": {
                 server.name: serving_rows.versions(pythons[server.name], server.packages)
-                for server in {row.server: None for row in rows}
-                if not server.ours
+                for server in servers
+                if server.packages
             },
             "load_average": {"before": load_before, "after": os.getloadavg()},
             "others": noise,

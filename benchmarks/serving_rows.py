@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from poolexport.cli.serve import serve
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(__file__).parent / "servers"
@@ -21,6 +22,7 @@ class Contender:
         name: of it.
         words: the command after the Python, with ``{model}`` (a file), ``{bundle}`` and three ports to fill in.
         packages: of its environment; that of this project where there are none.
+        ours: whether it is this project's.
         patience: seconds that it may take to start.
         grace: seconds that it may take to end.
     """
@@ -28,6 +30,7 @@ class Contender:
     name: str
     words: tuple[str, ...]
     packages: tuple[str, ...] = ()
+    ours: bool = True
     patience: float = 60
     grace: float = 5
 
@@ -35,10 +38,6 @@ class Contender:
     def slug(self) -> str:
         """The name as that of a file."""
         return self.name.lower().replace(",", "").replace(" serve", "").replace(" ", "-")
-
-    @property
-    def ours(self) -> bool:
-        return not self.packages
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def own(front: str, workers: int) -> Contender:
 def peer(name: str, *packages: str, patience: float = 60, grace: float = 5) -> Contender:
     """Somebody else's server, which a script of its name starts."""
     ports = ("{port}", "{grpc_port}", "{spare_port}")
-    contender = Contender(name, (), packages, patience, grace)
+    contender = Contender(name, (), packages, False, patience, grace)
     return replace(contender, words=(str(SCRIPTS / f"with_{contender.slug}.py"), "{model}", *ports))
 
 
@@ -80,16 +79,18 @@ PEERS = (
     Row(peer("LitServe", "litserve==0.2.19", RUNTIME), "plain JSON"),
     Row(peer("Ray Serve", "ray[serve]==2.60.0", RUNTIME, patience=120, grace=15), "raw"),
 )
+#: Ours, on as many replicas as other servers have runs at a time; from this folder, for torch is not needed.
 ON_RAY = Contender(
     "poolexport on Ray",
-    ("-m", "poolexport", "serve", "model={bundle}", "--ray", "--port", "{port}", "--grpc-port", "0"),
+    ("-m", "poolexport", "serve", "model={bundle}", "--ray", "--replicas", "2", "--port", "{port}"),
+    ("ray[serve]==2.60.0", RUNTIME, *("onnx", "click", "rich", "starlette", "orjson", "grpcio", "prometheus-client")),
     patience=120,
     grace=15,
 )
 
 
 def rows() -> list[Row]:
-    """All rows, ours first. That of our server on Ray is there where it can be run."""
+    """All rows, ours first. Our server is among them on Ray, too, once it has the option."""
     ours = [Row(server, payload) for payload in ("binary", "JSON") for server in OWN]
     ours += [Row(server, "gRPC") for server in OWN[:2]]
     on_ray = [Row(ON_RAY, "binary")] if _offers_ray() else []
@@ -97,11 +98,7 @@ def rows() -> list[Row]:
 
 
 def _offers_ray() -> bool:
-    words = [sys.executable, "-c", "import ray, ray.serve"]
-    if subprocess.run(words, capture_output=True, check=False).returncode:
-        return False
-    told = subprocess.run([sys.executable, "-m", "poolexport", "serve", "--help"], capture_output=True, text=True)
-    return "--ray" in told.stdout
+    return any("--ray" in option.opts for option in serve.params)
 
 
 def versions(python: Path | str, packages: Iterable[str]) -> dict[str, str]:
