@@ -13,7 +13,6 @@ code 1. Needs wrk, and h2load (of nghttp2-client) unless gRPC is asked by triton
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import signal
@@ -23,12 +22,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -41,20 +39,16 @@ import serving_clients as clients  # noqa: E402
 import serving_goals  # noqa: E402
 import serving_models as models  # noqa: E402
 import serving_rows  # noqa: E402
-from serving_payloads import GRPC, Payload, asked_over_grpc, framed, image, payloads  # noqa: E402
-from serving_processes import Server, Watch, adopt_orphans, end_everything  # noqa: E402
-from serving_rows import Contender, Row  # noqa: E402
+from serving_goals import BARE  # noqa: E402
+from serving_processes import adopt_orphans, end_everything  # noqa: E402
+from serving_rows import Row  # noqa: E402
+from serving_servers import CONCURRENCY, Measurement, Running, Sample, bare, measured, started  # noqa: E402
 
 from methods import machine  # noqa: E402
-from poolexport import tolerance  # noqa: E402
-from processes import environment, free_ports  # noqa: E402
+from processes import environment  # noqa: E402
 
 ENVIRONMENTS = ROOT / ".venv-bench"
 RESULTS = Path(__file__).parent / "results" / "serving.json"
-CONCURRENCY = (1, 8, 32)
-#: Requests whose answers are compared before and after every load.
-ASKED = 3
-BARE = "onnxruntime alone"
 #: What a load takes beside its seconds: checks, and the start of the client.
 BESIDE = 0.25
 #: Seconds to start and stop a server, somebody else's and one of ours.
@@ -63,178 +57,25 @@ BEFORE_AND_AFTER = (7, 2)
 BARE_RUNS = 4
 #: Times that our default server is started on the model that is nearly free.
 STARTS = 3
-#: Variables that say where servers may write.
-HOMES = ("TMPDIR", "BENTOML_HOME", "PYTRITON_HOME", "RAY_TMPDIR")
-VARIABLES = {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "BENTOML_DO_NOT_TRACK": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 #: Cores that others keep busy, from which a figure is not to be trusted.
 NOISY = 0.2
-Measurement = dict[str, float]
 
 
-class RefusedError(Exception):
-    """A server answers, and does not give what it was asked for."""
-
-
-@dataclass
-class Sample:
-    """A model, and one request for it with the right answer.
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
 
     Args:
-        bundle: what was exported.
-        x: the image.
-        peer, truth: answers of torch, in float32 and in float64.
-        payloads: every form of the request, and
-        bodies: the file that holds its bytes.
+        rounds: over all rows.
+        seconds: of every load.
+        minutes: that all of it may take.
+        grpc_client: that asks over gRPC.
     """
 
-    bundle: Path
-    x: np.ndarray
-    peer: np.ndarray
-    truth: np.ndarray
-    payloads: dict[str, Payload]
-    bodies: dict[str, Path]
-
-    @classmethod
-    def made(cls, name: str, folder: Path) -> Sample:
-        bundle = models.exported(name, folder)
-        x = image(models.IMAGE)
-        with torch.no_grad():
-            peer = models.layers(name)(torch.from_numpy(x)).numpy()
-            truth = models.layers(name).double()(torch.from_numpy(x).double()).numpy()
-        forms = payloads(x)
-        bodies = {form: folder / f"{name} {form}".replace(" ", "-") for form in (*forms, "gRPC")}
-        for form, payload in forms.items():
-            bodies[form].write_bytes(payload.body)
-        bodies["gRPC"].write_bytes(framed(x))
-        return cls(bundle, x, peer, truth, forms, bodies)
-
-    def judge(self, answer: np.ndarray) -> str:
-        """Why an answer is wrong; empty where it is right."""
-        if answer.shape != self.truth.shape:
-            return f"an answer of shape {answer.shape}"
-        found = tolerance.judge(answer, self.peer, self.truth)
-        return "" if found.passed else f"a wrong answer: {found.reason or f'off by {found.error:.3g}'}"
-
-
-@dataclass
-class Running:
-    """A server that was started for a model, and where it listens."""
-
-    server: Server
-    port: int
-    grpc_port: int
-    sample: Sample
-    idle: dict[str, float] = field(default_factory=dict)
-
-    def ask(self, form: str) -> tuple[str, int]:
-        """Why the answer to one request is wrong, and its size in bytes.
-
-        Raises:
-            RefusedError: its status is not 200.
-        """
-        if form == "gRPC":
-            answer, size = asked_over_grpc(f"127.0.0.1:{self.grpc_port}", self.sample.x)
-            return self.sample.judge(answer), size
-        payload = self.sample.payloads[form]
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request("POST", payload.path, payload.body, dict(payload.headers))
-            answer = connection.getresponse()
-            body = answer.read()
-            if answer.status != 200:
-                raise RefusedError(f"status {answer.status}: {body[:200].decode(errors='replace')}")
-            return self.sample.judge(payload.decode({k.lower(): v for k, v in answer.getheaders()}, body)), len(body)
-        finally:
-            connection.close()
-
-    def check(self, form: str) -> tuple[str, int]:
-        """As ``ask``, several times; also where there is no answer, or none that can be read."""
-        size = 0
-        for _ in range(ASKED):
-            try:
-                wrong, size = self.ask(form)
-            except RefusedError as error:
-                wrong = str(error)
-            except Exception as error:
-                wrong = f"no answer that can be read: {type(error).__name__}: {error}"
-            if wrong:
-                return wrong, size
-        return "", size
-
-    def load(self, form: str, size: int, concurrency: int, seconds: int, grpc: str) -> clients.Load:
-        body = self.sample.bodies[form]
-        if form != "gRPC":
-            payload = self.sample.payloads[form]
-            url = f"http://127.0.0.1:{self.port}{payload.path}"
-            return clients.wrk(url, body, payload.headers, concurrency, seconds)
-        if grpc == "h2load":
-            return clients.h2load(f"http://127.0.0.1:{self.grpc_port}{GRPC}", body, size, concurrency, seconds)
-        return clients.tritonclient(f"127.0.0.1:{self.grpc_port}", concurrency, seconds)
-
-
-def started(contender: Contender, python: Path | str, form: str, sample: Sample, folder: Path) -> Running:
-    """A server that has answered its first request.
-
-    Raises:
-        RuntimeError: it does not come so far.
-    """
-    port, grpc_port, spare_port = free_ports(3)
-    places = {"model": sample.bundle / "model.onnx", "bundle": sample.bundle}
-    ports = {"port": port, "grpc_port": grpc_port, "spare_port": spare_port}
-    words = [str(python), *(word.format(**places, **ports) for word in contender.words)]
-    paths = {"PYTHONPATH": str(ROOT)} if contender.ours else {}
-    server = Server(words, folder, {**VARIABLES, **paths, **dict.fromkeys(HOMES, str(folder))})
-    running = Running(server, port, grpc_port, sample)
-    refusal = ""
-
-    def ready() -> bool:
-        nonlocal refusal
-        try:
-            running.ask(form if form != "gRPC" else "binary")
-        except RefusedError as error:
-            refusal = f"{error}; "
-            return False
-        except (OSError, http.client.HTTPException):
-            return False
-        return True
-
-    try:
-        server.wait(ready, contender.patience)
-    except RuntimeError as error:
-        server.stop(contender.grace)
-        raise RuntimeError(f"{refusal}{error}") from error
-    running.idle = server.memory()
-    return running
-
-
-def measured(running: Running, form: str, seconds: int, grpc: str) -> tuple[dict[int, Measurement], str]:
-    """Every concurrency once, and what was not as it should be."""
-    wrong, size = running.check(form)
-    found: dict[int, Measurement] = {}
-    for concurrency in CONCURRENCY if not wrong else ():
-        watch, used = Watch(), running.server.cpu()
-        load = running.load(form, size, concurrency, seconds, grpc)
-        used = running.server.cpu() - used
-        if load.errors:
-            return found, load.errors
-        found[concurrency] = {
-            "rps": load.requests / load.seconds,
-            "p50": load.p50,
-            "p99": load.p99,
-            "cpu_ms": used / load.requests * 1e3,
-            "others": watch.others(),
-        }
-    return found, wrong or running.check(form)[0]
-
-
-def bare(sample: Sample, seconds: int) -> dict[int, Measurement]:
-    """onnxruntime alone: one run at a time, and as many as there may be, with the batch that is best."""
-    watch = Watch()
-    script = str(serving_rows.SCRIPTS / "bare.py")
-    words = [sys.executable, script, str(sample.bundle / "model.onnx"), str(seconds)]
-    found = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
-    others = watch.others()
-    return {c: {**found["one" if c == 1 else "best"], "others": others} for c in CONCURRENCY}
+    rounds: int
+    seconds: int
+    minutes: float
+    grpc_client: str
 
 
 class Run:
@@ -276,10 +117,10 @@ class Run:
             except RuntimeError as error:
                 self.invalid |= {one.name: str(error) for one in self.rows if one.server == contender}
 
-    def round(self, seconds: int, grpc: str, progress: Any) -> None:
+    def round(self, plan: Plan, progress: Any) -> None:
         """Bare runs, then all rows, in the other direction every second time."""
         progress(BARE)
-        found = {BARE: bare(self.sample, seconds)}
+        found = {BARE: bare(self.sample, plan.seconds)}
         for row in self.rows if len(self.rounds) % 2 == 0 else self.rows[::-1]:
             progress(row.name)
             if row.name in self.invalid:
@@ -287,7 +128,7 @@ class Run:
             running = self.servers[row.server.name]
             running.server.resume()
             try:
-                found[row.name], wrong = measured(running, row.payload, seconds, grpc)
+                found[row.name], wrong = measured(running, row.payload, plan.seconds, plan.grpc_client)
             except (RuntimeError, subprocess.TimeoutExpired) as error:
                 wrong = str(error)
             if wrong:
@@ -325,8 +166,9 @@ class Run:
         found = [one[name][concurrency] for one in self.rounds]
         best = [one[BARE][CONCURRENCY[-1]]["rps"] for one in self.rounds]
         medians = {key: statistics.median(one[key] for one in found) for key in found[0]}
+        rounds = {key: [one[key] for one in map(rounded, found)] for key in ("rps", "p50", "p99")}
         ratio = statistics.median(one["rps"] / limit for one, limit in zip(found, best))
-        return {**rounded(medians), "of_bare": round(ratio, 4), "rounds": [round(one["rps"], 1) for one in found]}
+        return {**rounded(medians), "of_bare": round(ratio, 4), "rounds": rounds}
 
 
 def rounded(found: dict[str, float]) -> dict[str, float]:
@@ -380,76 +222,91 @@ def table(name: str, rows: dict[str, Any]) -> Table:
     return found
 
 
-@click.command(help=__doc__)
-@click.option("--only", multiple=True, metavar="WORD", help="Rows whose names hold this word; several times for more.")
-@click.option("--model", "names", multiple=True, type=click.Choice(models.MODELS), default=models.MODELS)
-@click.option("--rounds", type=click.IntRange(1), default=4, show_default=True)
-@click.option("--seconds", type=click.IntRange(1), default=1, show_default=True, help="Of every load.")
-@click.option("--grpc-client", type=click.Choice(["h2load", "tritonclient"]), default="h2load", show_default=True)
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the results.")
-def main(
-    only: Sequence[str], names: Sequence[str], rounds: int, seconds: int, grpc_client: str, output: Path | None
-) -> None:
-    torch.set_num_threads(1)
-    rows = chosen(only)
-    needed = {"wrk"} | ({grpc_client} & {"h2load"} if any(row.payload == "gRPC" for row in rows) else set())
-    if missing := sorted(name for name in needed if not clients.available(name)):
-        raise click.ClickException(f"{' and '.join(missing)} must be installed (Debian: wrk, nghttp2-client)")
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    pythons = {
-        server.name: environment(ENVIRONMENTS / server.slug, server.packages) if server.packages else sys.executable
-        for server in {row.server: None for row in rows}
-    }
-    begin, load_before = time.time(), os.getloadavg()
-    servers = list({row.server: None for row in rows})
-    loads = len(names) * rounds * (len(rows) * len(CONCURRENCY) + BARE_RUNS)
+def compared(
+    rows: Sequence[Row], names: Sequence[str], plan: Plan, pythons: dict[str, Path | str], console: Console
+) -> dict[str, Any]:
+    """The report of every model."""
+    servers = {row.server: None for row in rows}
+    loads = len(names) * plan.rounds * (len(rows) * len(CONCURRENCY) + BARE_RUNS)
     starts = len(names) * sum(BEFORE_AND_AFTER[server.ours] for server in servers)
-    minutes = (loads * (seconds + BESIDE) + starts) / 60
-    console.print(f"{loads} loads of {seconds} s on {len(servers)} servers: about {minutes:.0f} minutes")
+    expected = (loads * (plan.seconds + BESIDE) + starts) / 60
+    console.print(f"{loads} loads on {len(servers)} servers: about {expected:.0f} minutes, at most {plan.minutes:g}")
+    begin = time.time()
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="serve-") as folder, nothing_left(), Progress(console=console) as bar:
-        task = bar.add_task("", total=len(names) * (len(servers) + rounds * (len(rows) + 1)))
+        task = bar.add_task("", total=len(names) * (len(servers) + plan.rounds * (len(rows) + 1)))
         for name in names:
             run = Run(rows, pythons, Sample.made(name, Path(folder)), Path(folder))
 
             def progress(what: str, name: str = name) -> None:
                 bar.update(task, advance=1, description=f"{name}: {what}")
 
+            now = time.time()
+            until = now + (begin + 60 * plan.minutes - now) / (len(names) - len(results))
             try:
                 run.start(progress)
-                for _ in range(rounds):
-                    run.round(seconds, grpc_client, progress)
+                for number in range(plan.rounds):
+                    at = time.time()
+                    run.round(plan, progress)
+                    if 2 * time.time() - at > until:
+                        console.print(f"{name}: {number + 1} of {plan.rounds} rounds took all of the time")
+                        break
                 results[name] = run.report()
             finally:
                 run.stop()
-    minutes = (time.time() - begin) / 60
+    return results
+
+
+def noise(results: dict[str, Any]) -> dict[str, float]:
+    """Cores that others kept busy during loads: the median, and the most."""
+    rows = [row for found in results.values() for row in found.values()]
+    others = [load["others"] for row in rows for load in row.get("loads", {}).values()]
+    return {"median": round(statistics.median(others), 3), "most": round(max(others), 3)}
+
+
+@click.command(help=__doc__)
+@click.option("--only", multiple=True, metavar="WORD", help="Rows whose names hold this word; several times for more.")
+@click.option("--model", "names", multiple=True, type=click.Choice(models.MODELS), default=models.MODELS)
+@click.option("--rounds", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--seconds", type=click.IntRange(1), default=1, show_default=True, help="Of every load.")
+@click.option("--minutes", default=12.0, show_default=True, help="No round begins that would end later.")
+@click.option("--grpc-client", type=click.Choice(["h2load", "tritonclient"]), default="h2load", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the results.")
+def main(only: Sequence[str], names: Sequence[str], output: Path | None, **options: Any) -> None:
+    torch.set_num_threads(1)
+    plan = Plan(**options)
+    rows = chosen(only)
+    needed = {"wrk", *(["h2load"] if plan.grpc_client == "h2load" and any(r.payload == "gRPC" for r in rows) else [])}
+    if missing := sorted(name for name in needed if not clients.available(name)):
+        raise click.ClickException(f"{' and '.join(missing)} must be installed (Debian: wrk, nghttp2-client)")
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    servers = list({row.server: None for row in rows})
+    pythons = {
+        server.name: environment(ENVIRONMENTS / server.slug, server.packages) if server.packages else sys.executable
+        for server in servers
+    }
+    begin, load_before = time.time(), os.getloadavg()
+    results = compared(rows, names, plan, pythons, console)
+    report = {
+        "options": {**asdict(plan), "minutes": round((time.time() - begin) / 60, 1)},
+        "machine": machine(),
+        "versions": {
+            server.name: serving_rows.versions(pythons[server.name], server.packages)
+            for server in servers
+            if server.packages
+        },
+        "load_average": {"before": load_before, "after": os.getloadavg()},
+        "others": noise(results),
+        "models": results,
+        "goals": [asdict(goal) for goal in serving_goals.judged(results)],
+    }
     for name, found in results.items():
         console.print(table(name, found))
-    goals = serving_goals.judged(results)
-    console.print(serving_goals.table(goals))
-    others = [
-        load["others"] for found in results.values() for row in found.values() for load in row.get("loads", {}).values()
-    ]
-    noise = {"median": round(statistics.median(others), 3), "most": round(max(others), 3)}
-    console.print(
-        f"{minutes:.1f} minutes; others kept {noise['median']:.2f} cores busy in the median load, "
-        f"{noise['most']:.2f} at most"
-    )
+    console.print(serving_goals.table(serving_goals.judged(results)))
+    console.print("{minutes} minutes; ".format(**report["options"]), end="")
+    console.print("others kept {median} cores busy in the median load, {most} at most".format(**report["others"]))
     target = output or (None if only or set(names) != set(models.MODELS) else RESULTS)
     if target is not None:
-        report = {
-            "options": {"rounds": rounds, "seconds": seconds, "grpc_client": grpc_client, "minutes": round(minutes, 1)},
-            "machine": machine(),
-            "versions": {
-                server.name: serving_rows.versions(pythons[server.name], server.packages)
-                for server in servers
-                if server.packages
-            },
-            "load_average": {"before": load_before, "after": os.getloadavg()},
-            "others": noise,
-            "models": results,
-            "goals": [asdict(goal) for goal in goals],
-        }
         aside = target.with_suffix(".partial")
         aside.write_text(json.dumps(report, indent=1) + "\n")
         aside.replace(target)

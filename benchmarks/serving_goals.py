@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich.table import Table
-from serving_rows import OWN, PEERS, PYTRITON
+from serving_rows import OWN, PEERS, PYTRITON, Contender
 
 BARE = "onnxruntime alone"
 Rows = Mapping[str, Any]
+Load = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -36,82 +40,79 @@ class Goal:
 
 def judged(models: Mapping[str, Rows]) -> list[Goal]:
     """All goals that the measurements say something about."""
-    return [goal for goal in _all(models.get("free", {}), models.get("net", {})) if goal.found]
+    free, net = models.get("free", {}), models.get("net", {})
+    return [goal for goal in (*_of_the_server(free), *_of_the_net(net), *_of_the_process(free)) if goal.found]
 
 
-def _all(free: Rows, net: Rows) -> Iterator[Goal]:
-    two = [server.name for server in OWN if server.name.endswith("2")]
-    every = [server.name for server in OWN]
+def _of_the_server(rows: Rows) -> Iterator[Goal]:
+    """With a model that takes no time."""
 
-    def each(names: list[str], value: Callable[[str], float]) -> dict[str, float]:
-        """Of the servers that were measured."""
-        found = {}
-        for name in names:
-            try:
-                found[name] = round(value(name), 3)
-            except KeyError:
-                continue
-        return found
+    def goal(words: str, bound: float, least: bool, value: Callable[[Load], float]) -> Goal:
+        # two worker processes were asked for
+        return Goal(words, bound, least, _each(lambda name: value(_load(rows, f"{name}, binary", 8)), OWN[1::2]))
 
-    def load(rows: Rows, name: str, form: str, clients: int) -> Mapping[str, float]:
-        return rows[f"{name}, {form}"]["loads"][clients]
-
-    yield Goal(
-        "nearly free model, binary, 2 workers, 8 clients: requests/s",
-        5000,
-        True,
-        each(two, lambda name: load(free, name, "binary", 8)["rps"]),
-    )
-    yield Goal(
-        "the same: CPU ms a request", 0.4, False, each(two, lambda name: load(free, name, "binary", 8)["cpu_ms"])
-    )
+    what = "nearly free model, binary, 2 workers, 8 clients"
+    yield goal(f"{what}: requests/s", 5000, True, lambda load: load["rps"])
+    yield goal(f"{what}: CPU ms a request", 0.4, False, lambda load: load["cpu_ms"])
     for row in PEERS:
-        yield Goal(
-            f"the same: times {row.server.name}",
-            3 if row.server == PYTRITON else 10,
-            True,
-            each(two, lambda name, row=row: load(free, name, "binary", 8)["rps"] / free[row.name]["loads"][8]["rps"]),
-        )
-    yield Goal(
-        "2 ms net, binary, 32 clients: share of the best bare runs",
-        0.85,
-        True,
-        each(every, lambda name: load(net, name, "binary", 32)["of_bare"]),
-    )
-    yield Goal(
-        "2 ms net, binary, 1 client: p50 above a bare run, ms",
+        bound = 3 if row.server == PYTRITON else 10
+        yield goal(f"{what}: times {row.server.name}", bound, True, partial(_times, rows, row.name, 8))
+
+
+def _of_the_net(rows: Rows) -> Iterator[Goal]:
+    """With a model that takes most of the time."""
+
+    def goal(words: str, bound: float, least: bool, form: str, clients: int, value: Callable[[Load], float]) -> Goal:
+        found = _each(lambda name: value(_load(rows, f"{name}, {form}", clients)))
+        return Goal(f"2 ms net, {form}, {clients} client{'s' * (clients > 1)}: {words}", bound, least, found)
+
+    yield goal("share of the best bare runs", 0.85, True, "binary", 32, lambda load: load["of_bare"])
+    yield goal(
+        "p50 above that of a bare run, ms",
         0.6,
         False,
-        each(every, lambda name: load(net, name, "binary", 1)["p50"] - net[BARE]["loads"][1]["p50"]),
+        "binary",
+        1,
+        lambda load: _median(load, _load(rows, BARE, 1), "p50", "p50", operator.sub),
     )
-    yield Goal(
-        "2 ms net, binary, 8 clients: p99 / p50",
-        2,
-        False,
-        each(every, lambda name: load(net, name, "binary", 8)["p99"] / load(net, name, "binary", 8)["p50"]),
-    )
+    yield goal("p99 / p50", 2, False, "binary", 8, lambda load: _median(load, load, "p99", "p50", operator.truediv))
     for form, bound in (("JSON", 0.6), ("gRPC", 0.7)):
-        yield Goal(
-            f"2 ms net, 32 clients: {form} / binary",
-            bound,
-            True,
-            each(
-                every, lambda name, form=form: load(net, name, form, 32)["rps"] / load(net, name, "binary", 32)["rps"]
-            ),
-        )
-    yield Goal(
-        "nearly free model: seconds until ready",
-        1.5,
-        False,
-        each(every, lambda name: statistics.median(free[f"{name}, binary"]["starts"])),
-    )
-    for when, words in (("idle", "once ready"), ("loaded", "after all loads")):
-        yield Goal(
-            f"nearly free model: MB {words}, shared pages once",
-            120,
-            False,
-            each(every, lambda name, when=when: free[f"{name}, binary"][when]["pss"]),
-        )
+        found = _each(lambda name, form=form: _times(rows, f"{name}, binary", 32, _load(rows, f"{name}, {form}", 32)))
+        yield Goal(f"2 ms net, 32 clients: {form} / binary", bound, True, found)
+
+
+def _of_the_process(rows: Rows) -> Iterator[Goal]:
+    """What a server takes before and beside its work."""
+
+    def goal(words: str, bound: float, value: Callable[[Mapping[str, Any]], float]) -> Goal:
+        return Goal(f"nearly free model: {words}", bound, False, _each(lambda name: value(rows[f"{name}, binary"])))
+
+    yield goal("seconds until ready", 1.5, lambda row: statistics.median(row["starts"]))
+    yield goal("MB once ready, shared pages once", 120, lambda row: row["idle"]["pss"])
+    yield goal("MB after all loads, shared pages once", 120, lambda row: row["loaded"]["pss"])
+
+
+def _each(value: Callable[[str], float], servers: Sequence[Contender] = OWN) -> dict[str, float]:
+    """By the name of the server, where everything that it takes was measured."""
+    found = {}
+    for server in servers:
+        with contextlib.suppress(KeyError):
+            found[server.name] = round(value(server.name), 3)
+    return found
+
+
+def _load(rows: Rows, name: str, clients: int) -> Load:
+    return rows[name]["loads"][clients]
+
+
+def _times(rows: Rows, other: str, clients: int, load: Load) -> float:
+    """How many times as much a load came to as another one of the same rounds."""
+    return _median(load, _load(rows, other, clients), "rps", "rps", operator.truediv)
+
+
+def _median(one: Load, other: Load, key: str, other_key: str, how: Callable[[float, float], float]) -> float:
+    """Over rounds, so that what slows a whole round down has no part in it."""
+    return statistics.median(map(how, one["rounds"][key], other["rounds"][other_key]))
 
 
 def table(goals: list[Goal]) -> Table:

@@ -14,6 +14,8 @@ from tritonclient.grpc import service_pb2
 
 V2 = "/v2/models/model/infer"
 PLAIN = "/infer"
+#: Between the parts of a form.
+BOUNDARY = "poolexport-benchmark"
 GRPC = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -49,6 +51,8 @@ def payloads(x: np.ndarray) -> dict[str, Payload]:
     as_json = {"Content-Type": "application/json"}
     numbers = [float(f"{value:.6f}") for value in x.ravel()]
     tensor = {"name": "x", "shape": list(x.shape), "datatype": "FP32", "data": numbers}
+    head = 'Content-Disposition: form-data; name="x"; filename="x"\r\nContent-Type: application/octet-stream\r\n\r\n'
+    form = f"--{BOUNDARY}\r\n{head}".encode() + x.tobytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
     nested = {"x": np.array(numbers).reshape(x.shape).tolist()}
 
     def binary(headers: Mapping[str, str], body: bytes) -> np.ndarray:
@@ -71,6 +75,7 @@ def payloads(x: np.ndarray) -> dict[str, Payload]:
         "JSON": Payload(V2, json.dumps({"inputs": [tensor]}).encode(), as_json, in_json),
         "plain JSON": Payload(PLAIN, json.dumps(nested).encode(), as_json, plain),
         "raw": Payload(PLAIN, x.tobytes(), octets, raw),
+        "file": Payload(PLAIN, form, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}, plain),
     }
 
 

@@ -158,6 +158,16 @@ class Server:
             pss += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
         return {"pss": pss * 1024 / 1e6, "rss": sum(process.resident for process in found.values()) / 1e6}
 
+    def settle(self) -> None:
+        """Wait until it does nothing any more, about: it still answers clients that have left."""
+        until = time.monotonic() + LEFTOVERS
+        used = self.cpu()
+        while time.monotonic() < until:
+            time.sleep(0.05)
+            before, used = used, self.cpu()
+            if used - before <= 1 / TICKS:
+                return
+
     def pause(self) -> None:
         """Let it take no processor time at all."""
         for pid in tree(self.process.pid):

@@ -32,6 +32,7 @@ def lines(results: Path) -> list[str]:
 
 def _introduction(report: Mapping[str, Any]) -> list[str]:
     machine, options, others = report["machine"], report["options"], report["others"]
+    rounds = min(len(load["rounds"]["rps"]) for load in _loads(report))
     versions = dict(pair for found in report["versions"].values() for pair in found.items())
     return [
         "Our server beside others, each in an environment of its own, on the same two models: one that is nearly free, "
@@ -39,7 +40,7 @@ def _introduction(report: Mapping[str, Any]) -> list[str]:
         "pooling of about 2 ms. Every server runs the model with one thread a run and two runs at a time, and is asked "
         "in the form that suits it best, by wrk, and over gRPC by "
         f"{options['grpc_client']}, from 1, 8 and 32 connections. Servers stand still while another is measured. In "
-        f"each of {options['rounds']} rounds all rows take turns, {options['seconds']} s a load, and what is told are "
+        f"each of {rounds} rounds all rows take turns, {options['seconds']} s a load, and what is told are "
         "medians; answers are compared before and after every load. *Of bare* is the share, at 32 connections, of the "
         "most that onnxruntime alone gets done in the same round, on two threads with a batch of 1, 4 or 8; its own "
         "row is one thread, then that. Processor time is that of the server's processes at 8 connections; memory "
@@ -49,6 +50,11 @@ def _introduction(report: Mapping[str, Any]) -> list[str]:
         f"Python {machine['python']}; {', '.join(f'{name} {version}' for name, version in versions.items())}. Other "
         f"work kept {others['median']:.2f} cores busy in the median load, {others['most']:.2f} at most.",
     ]
+
+
+def _loads(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    rows = [row for found in report["models"].values() for row in found.values()]
+    return [load for row in rows for load in row.get("loads", {}).values()]
 
 
 def _row(title: str, row: Mapping[str, Any]) -> str:

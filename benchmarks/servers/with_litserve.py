@@ -1,4 +1,4 @@
-"""LitServe, as its documentation tells to serve a model."""
+"""LitServe, as its documentation tells to serve a model on uploaded files."""
 
 import os
 import sys
@@ -6,6 +6,7 @@ from typing import Any
 
 import litserve
 import numpy as np
+from fastapi import Request
 from model import RUNS, runner
 
 
@@ -13,8 +14,8 @@ class Onnx(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.run = runner(os.environ["MODEL"])
 
-    def decode_request(self, request: dict[str, Any]) -> np.ndarray:
-        return np.asarray(request["x"], np.float32)
+    def decode_request(self, request: Request) -> np.ndarray:
+        return np.frombuffer(request["x"].file.read(), np.float32).reshape(1, 3, 64, 64)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         return self.run(x)

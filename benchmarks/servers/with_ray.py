@@ -27,7 +27,8 @@ class Onnx:
 
 if __name__ == "__main__":
     path, port = sys.argv[1], int(sys.argv[2])
-    ray.init(include_dashboard=False, num_cpus=RUNS, log_to_driver=False)
+    # not one that may be running here already
+    ray.init("local", include_dashboard=False, num_cpus=RUNS, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(Onnx.bind(path))
     # last, for Ray sets a handler of its own
