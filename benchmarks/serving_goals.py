@@ -54,9 +54,9 @@ def _of_the_server(rows: Rows) -> Iterator[Goal]:
     what = "nearly free model, binary, 2 workers, 8 clients"
     yield goal(f"{what}: requests/s", 5000, True, lambda load: load["rps"])
     yield goal(f"{what}: CPU ms a request", 0.4, False, lambda load: load["cpu_ms"])
-    for row in PEERS:
-        bound = 3 if row.server == PYTRITON else 10
-        yield goal(f"{what}: times {row.server.name}", bound, True, partial(_times, rows, row.name, 8))
+    for server in dict.fromkeys(row.server for row in PEERS):
+        bound = 3 if server == PYTRITON else 10
+        yield goal(f"{what}: times {server.name}", bound, True, partial(_times_best, rows, server, 8))
 
 
 def _of_the_net(rows: Rows) -> Iterator[Goal]:
@@ -108,6 +108,14 @@ def _load(rows: Rows, name: str, clients: int) -> Load:
 def _times(rows: Rows, other: str, clients: int, load: Load) -> float:
     """How many times as much a load came to as another one of the same rounds."""
     return _median(load, _load(rows, other, clients), "rps", "rps", operator.truediv)
+
+
+def _times_best(rows: Rows, server: Contender, clients: int, load: Load) -> float:
+    """The same for the form of request in which a server gets most done."""
+    names = [row.name for row in PEERS if row.server == server and "loads" in rows.get(row.name, {})]
+    if not names:
+        raise KeyError(server.name)
+    return min(_times(rows, name, clients, load) for name in names)
 
 
 def _median(one: Load, other: Load, key: str, other_key: str, how: Callable[[float, float], float]) -> float:

@@ -53,7 +53,6 @@ def payloads(x: np.ndarray) -> dict[str, Payload]:
     tensor = {"name": "x", "shape": list(x.shape), "datatype": "FP32", "data": numbers}
     head = 'Content-Disposition: form-data; name="x"; filename="x"\r\nContent-Type: application/octet-stream\r\n\r\n'
     form = f"--{BOUNDARY}\r\n{head}".encode() + x.tobytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
-    nested = {"x": np.array(numbers).reshape(x.shape).tolist()}
 
     def binary(headers: Mapping[str, str], body: bytes) -> np.ndarray:
         found = client.parse_response_body(body, header_length=int(headers["inference-header-content-length"]))
@@ -68,12 +67,13 @@ def payloads(x: np.ndarray) -> dict[str, Payload]:
         return np.array(found["y"] if isinstance(found, dict) else found, np.float32)
 
     def raw(headers: Mapping[str, str], body: bytes) -> np.ndarray:
+        if headers.get("content-type") == "application/json":
+            return plain(headers, body)
         return np.frombuffer(body, np.float32).reshape(1, -1)
 
     return {
         "binary": Payload(V2, body, {**octets, "Inference-Header-Content-Length": str(length)}, binary),
         "JSON": Payload(V2, json.dumps({"inputs": [tensor]}).encode(), as_json, in_json),
-        "plain JSON": Payload(PLAIN, json.dumps(nested).encode(), as_json, plain),
         "raw": Payload(PLAIN, x.tobytes(), octets, raw),
         "file": Payload(PLAIN, form, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}, plain),
     }

@@ -70,13 +70,19 @@ def peer(name: str, *packages: str, patience: float = 60, grace: float = 5) -> C
 #: One for each way to start ours; 1 stands for the number of worker processes.
 OWN = tuple(own(front, workers) for front in ("granian", "uvicorn") for workers in (1, 2))
 PYTRITON = peer("PyTriton", "nvidia-pytriton==0.7.0", RUNTIME, "numpy<2")
+MLSERVER = peer("MLServer", "mlserver==1.7.1", RUNTIME)
+KSERVE = peer("KServe", "kserve==0.21.0", RUNTIME)
+#: Each in the forms that it is fastest with over HTTP, and over gRPC where that is faster than theirs.
 PEERS = (
     Row(PYTRITON, "binary"),
-    Row(peer("MLServer", "mlserver==1.7.1", RUNTIME), "JSON"),
+    # it refuses binary tensors
+    Row(MLSERVER, "JSON"),
+    Row(MLSERVER, "gRPC"),
     # it accepts binary tensors, and is slower with them
-    Row(peer("KServe", "kserve==0.21.0", RUNTIME), "JSON"),
-    Row(peer("BentoML", "bentoml==1.4.39", RUNTIME), "plain JSON"),
-    # as an uploaded file, which is several times as fast as JSON
+    Row(KSERVE, "JSON"),
+    Row(KSERVE, "gRPC"),
+    Row(peer("BentoML", "bentoml==1.4.39", RUNTIME), "raw"),
+    # an uploaded file, which is several times as fast as JSON
     Row(peer("LitServe", "litserve==0.2.19", "python-multipart", RUNTIME), "file"),
     Row(peer("Ray Serve", "ray[serve]==2.60.0", RUNTIME, patience=120, grace=15), "raw"),
 )

@@ -1,12 +1,15 @@
-"""BentoML, as its documentation tells to serve a model on arrays."""
+"""BentoML, as its documentation tells to serve a model on the bytes of a request."""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import bentoml
 import numpy as np
+from bentoml.validators import ContentType
 from model import RUNS, runner
 
 
@@ -16,8 +19,8 @@ class Onnx:
         self.run = runner(os.environ["MODEL"])
 
     @bentoml.api
-    def infer(self, x: np.ndarray) -> np.ndarray:
-        return self.run(x.astype(np.float32))
+    def infer(self, x: Annotated[Path, ContentType("application/octet-stream")], /) -> np.ndarray:
+        return self.run(np.fromfile(x, np.float32).reshape(-1, 3, 64, 64))
 
 
 if __name__ == "__main__":

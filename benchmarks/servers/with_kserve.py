@@ -23,10 +23,11 @@ class Onnx(Model):
         [x] = payload.inputs
         y = await asyncio.get_running_loop().run_in_executor(self.pool, self.run, x.as_numpy())
         output = InferOutput(name="y", shape=list(y.shape), datatype="FP32")
-        output.set_data_from_numpy(y, binary_data=False)
+        # clients of gRPC want bytes, and those of JSON do not
+        output.set_data_from_numpy(y, binary_data=payload.from_grpc)
         return InferResponse(response_id=generate_uuid(), model_name=self.name, infer_outputs=[output])
 
 
 if __name__ == "__main__":
-    path, port = sys.argv[1], int(sys.argv[2])
-    ModelServer(http_port=port, enable_grpc=False, workers=1).start([Onnx(path)])
+    path, port, grpc_port = sys.argv[1], *map(int, sys.argv[2:4])
+    ModelServer(http_port=port, grpc_port=grpc_port, workers=1).start([Onnx(path)])
