@@ -109,7 +109,7 @@ class Run:
                     if contender.name in self.servers:
                         self.servers.pop(contender.name).server.stop(contender.grace)
                     # short, for the names of sockets are
-                    folder = self.folder / f"{self.sample.bundle.name}-{contender.slug}"
+                    folder = self.folder / f"{self.sample.bundle.name}-{len(self.starts)}"
                     found = started(contender, self.pythons[contender.name], row.payload, self.sample, folder)
                     self.servers[contender.name] = found
                     self.starts[contender.name].append(found.server.seconds)

@@ -78,7 +78,8 @@ def h2load(url: str, body: Path, answer: int, concurrency: int, seconds: int) ->
     good = [int(microseconds) for _, status, microseconds in lines if status == "200"]
     found = re.search(r"\((\d+)\) data", told)
     data = int(found[1]) if found else 0
-    errors = []
+    broken = sum(int(count) for count in re.findall(r"(\d+) (?:failed|errored|timeout)\b", told))
+    errors = [f"{broken} calls without an answer"] if broken else []
     if len(good) < len(lines):
         errors.append(f"{len(lines) - len(good)} statuses other than 200")
     # calls that the end cut off may have sent some

@@ -90,7 +90,11 @@ PEERS = (
 ON_RAY = Contender(
     "poolexport on Ray",
     ("-m", "poolexport", "serve", "model={bundle}", "--ray", "--replicas", "2", "--port", "{port}"),
-    ("ray[serve]==2.60.0", RUNTIME, *("onnx", "click", "rich", "starlette", "orjson", "grpcio", "prometheus-client")),
+    (
+        "ray[serve]==2.60.0",
+        RUNTIME,
+        *("onnx", "click", "rich", "starlette", "granian", "orjson", "grpcio", "prometheus-client"),
+    ),
     patience=120,
     grace=15,
 )

@@ -36,7 +36,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    # clients come all at once
+    request_queue_size = 64
+
+
 if __name__ == "__main__":
     if FAULT == "does not start":
         sys.exit("there is no room for the model")
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+    Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()

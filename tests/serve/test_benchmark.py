@@ -70,6 +70,7 @@ def test_every_fault_makes_its_row_invalid_and_only_its_own(tmp_path):
     for fault, words in FAULTS.items():
         row = rows[f"planted {fault}, raw"]
         if words is None:
+            assert "invalid" not in row, row
             assert all(load["rps"] > 0 for load in row["loads"].values())
         else:
             assert words in row["invalid"], fault
