@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,7 +12,8 @@ from poolexport.cli.serve import serve
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(__file__).parent / "servers"
-RUNTIME = "onnxruntime==1.31.1"
+#: The same for all.
+RUNTIME = f"onnxruntime=={importlib.metadata.version('onnxruntime')}"
 
 
 @dataclass(frozen=True)

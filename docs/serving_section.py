@@ -44,7 +44,8 @@ def _introduction(report: Mapping[str, Any]) -> list[str]:
         "medians; answers are compared before and after every load. *Of bare* is the share, at 32 connections, of the "
         "most that onnxruntime alone gets done in the same round, on two threads with a batch of 1, 4 or 8; its own "
         "row is one thread, then that. Processor time is that of the server's processes at 8 connections; memory "
-        "counts shared pages once; x 2 are two worker processes. `make bench-serve` measures again.",
+        "counts shared pages once; x 2 are two worker processes; wrk's "
+        "p99 includes what waited behind a slow answer. `make bench-serve` measures again.",
         "",
         f"Measured on {machine['date']}: {machine['processor']}, {machine['cores']} cores, {machine['system']}, "
         f"Python {machine['python']}; {', '.join(f'{name} {version}' for name, version in versions.items())}. Other "
