@@ -60,7 +60,8 @@ def _loads(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _row(title: str, row: Mapping[str, Any]) -> str:
     if "invalid" in row:
-        return f"| {title} | not measured: {row['invalid'].splitlines()[0]} {'|' * 14}"
+        reason = row["invalid"].splitlines()[0][:120].replace("|", "&#124;")
+        return f"| {title} | invalid: {reason} {'| ' * 13}|"
     loads = list(row["loads"].values())
     cells = [title, *(f"{load['rps']:,.0f}" for load in loads), f"{loads[-1]['of_bare']:.2f}"]
     cells += [_milliseconds(load[key]) for key in ("p50", "p99") for load in loads]
