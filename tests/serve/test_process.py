@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from processes import free_ports
 from serve import models
-from serve.conftest import Server, free_ports, serving
+from serve.conftest import Server, serving
 from serve.requests import GOOD
 
 BODY = GOOD.body
