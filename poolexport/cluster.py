@@ -82,11 +82,11 @@ def joined(address: str = "", *, alone: bool = True) -> Iterator[bool]:
         InputError: the address is no address of a head.
         StartError: there is no cluster, or it cannot be joined.
     """
-    import ray
-
     if "://" in address:
         raise InputError(f"{address!r} cannot be joined; run this on a machine of the cluster and write host:port")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     named = address or os.environ.get("RAY_ADDRESS", "")
     own = False
@@ -101,7 +101,9 @@ def joined(address: str = "", *, alone: bool = True) -> Iterator[bool]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {named}" if named else "a Ray cluster"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise StartError(f"{where} cannot be joined: {reason}; 'ray start --head' starts one, --ray-address names one") from error
+        raise StartError(
+            f"{where} cannot be joined: {reason}; 'ray start --head' starts one, --ray-address names one"
+        ) from error
     try:
         yield own
     finally:

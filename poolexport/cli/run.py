@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
 
-from poolexport.cli import _show
+from poolexport.cli import _ray, _show
 from poolexport.cli._progress import progress
 from poolexport.errors import InputError
 
@@ -25,6 +27,7 @@ from poolexport.errors import InputError
 @click.option("--keep-going", is_flag=True, help="Go on after a file that cannot be read or run, and list it.")
 @click.option("--force", is_flag=True, help="Run everything anew.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@_ray.options("Run")
 def run(
     model: Path,
     inputs: tuple[Path, ...],
@@ -38,11 +41,14 @@ def run(
     keep_going: bool,
     force: bool,
     as_json: bool,
+    on_ray: bool,
+    ray_address: str | None,
 ) -> None:
     """Run a model over files and folders of arrays and images.
 
     MODEL is a bundle or an .onnx file; INPUTS are .npy, .npz and image files, or folders of them. Every file gives one
-    .npz of the outputs. Started again, a run that was cut off goes on where it was.
+    .npz of the outputs. Started again, a run that was cut off goes on where it was. With --ray, files are read and
+    answers written here, and the model runs on all processors of a cluster.
 
     \b
     Example:
@@ -53,8 +59,13 @@ def run(
     picture = offline.Picture(_size(size), scale, _numbers("--mean", mean), _numbers("--std", std))
     if 0 in picture.std:
         raise InputError("--std divides, so it cannot be 0")
+    run_them: Callable[..., offline.Report] = offline.run
+    if on_ray or ray_address:
+        from poolexport.offline import cluster
+
+        run_them = partial(cluster.run, address=ray_address or "")
     with progress() as report:
-        done = offline.run(
+        done = run_them(
             model,
             inputs,
             out,

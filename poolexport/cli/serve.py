@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from poolexport.serve.state import Place, State
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+TLS = "--certificate and --key"
 #: Options of a server on this machine, and what does the same on a cluster.
 NOT_ON_RAY = {
     "workers": "--replicas says how many processes answer",
@@ -151,7 +152,7 @@ def serve(
         tokens=process.tokens(token_file) if token_file else (),
     )
     if not _is_loopback(host):
-        _warn(host, settings.tokens, certificate, control)
+        _warn(host, settings.tokens, control, "" if certificate else "a proxy with TLS" if on_ray else TLS)
     found = places(models, repository)
     if on_ray:
         from poolexport.serve.cluster import Entrance, Scale
@@ -225,12 +226,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _warn(host: str, tokens: tuple[bytes, ...], certificate: Path | None, control: bool) -> None:
-    lacking = [
-        option for option, there in (("--tokens", tokens), ("--certificate and --key", certificate)) if not there
-    ]
+def _warn(host: str, tokens: tuple[bytes, ...], control: bool, tls: str) -> None:
+    """Tell what protects a server that others reach; ``tls`` says what would give it TLS, where it has none."""
     open_to = f"{host} is reached from other machines"
     if control and not tokens:
         raise InputError(f"{open_to}, and --control lets anybody there load and unload models; add --tokens")
+    lacking = [option for option in ("" if tokens else "--tokens", tls) if option]
     if lacking:
         _show.warning(f"{open_to}, and anybody there may use this server; {' and '.join(lacking)} would protect it")

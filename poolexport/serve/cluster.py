@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from poolexport.cluster import Parcel, joined, packed, unpacked
 from poolexport.errors import InputError, StartError
@@ -26,8 +27,8 @@ from poolexport.serve.http import Application
 from poolexport.serve.repository import Repository
 from poolexport.serve.state import Entry, Place, State, Still, first_state
 
-#: What Ray knows the application and its one deployment by.
-NAME = "poolexport"
+#: What Ray knows the application and its one deployment by, and where the cluster keeps whose it is.
+NAME, OWNER = "poolexport", b"poolexport:serve"
 #: Requests for each slot that wait in a replica, where they can be run together; the others wait in the proxies, which
 #: give them to another replica when one is lost.
 HELD = 16
@@ -194,7 +195,8 @@ def serve(
 ) -> None:
     """Serve models on a Ray cluster until the process is told to stop, or only begin to where it is to detach.
 
-    What is served already is updated: old replicas answer until new ones are ready.
+    What is served already is updated: old replicas answer until new ones are ready. The command that served it before
+    ends then, and leaves it to this one.
 
     Args:
         found: the models.
@@ -224,19 +226,25 @@ def serve(
         updating = _application() is not None
         try:
             _deploy(models, settings, scale, log_level)
-            deployed = _settled(stop, note)
+            there = _settled(stop, note)
         except StartError as error:
-            if not updating:
-                _take_down()
-                raise
-            raise StartError(f"{error}; what was served before still is") from error
-        if deployed is None:
+            if updating:
+                raise StartError(
+                    f"{error}; the replicas that did start serve what is new, the others what is old"
+                ) from error
             _take_down()
+            raise
+        if not there:
+            if updating:
+                note("told to stop; the update goes on")
+            else:
+                _take_down()
             return
+        mine = _own()
         ready(state)
         if detach:
             return
-        if _stays(stop, deployed):
+        if _stays(stop, mine):
             _take_down()
         else:
             note("another command has taken over what is served, or has taken it down")
@@ -304,8 +312,8 @@ def _application() -> Any:
     return serve.status().applications.get(NAME)
 
 
-def _settled(stop: threading.Event, note: Callable[[str], None]) -> float | None:
-    """Wait until all replicas are there; when it was deployed, or None where the command was told to stop."""
+def _settled(stop: threading.Event, note: Callable[[str], None]) -> bool:
+    """Wait until all replicas are there; False where the command was told to stop before."""
     told = ""
     while not stop.wait(LOOK):
         found = _application()
@@ -313,22 +321,33 @@ def _settled(stop: threading.Event, note: Callable[[str], None]) -> float | None
             raise StartError("another command has taken the application down")
         messages = [one.message for one in found.deployments.values() if one.message]
         if found.status == "RUNNING":
-            return float(found.last_deployed_time_s)
+            return True
         if found.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise StartError(f"the replicas do not start: {_end(messages[0] if messages else found.message)}")
         if messages and messages[0] != told:
             told = messages[0]
             note(_end(told))
-    return None
+    return False
 
 
-def _stays(stop: threading.Event, deployed: float) -> bool:
-    """Wait; whether what was deployed is there when the command is told to stop, or something else before."""
-    while not stop.wait(LOOK):
-        found = _application()
-        if found is None or found.last_deployed_time_s != deployed:
+def _own() -> bytes:
+    """Tell the cluster that what is served is this command's; by what it can be told."""
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    mine = uuid4().bytes
+    _internal_kv_put(OWNER, mine, overwrite=True)
+    return mine
+
+
+def _stays(stop: threading.Event, mine: bytes) -> bool:
+    """Wait; whether this deployment is there when the command is told to stop, or another one before."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    while True:
+        if _application() is None or _internal_kv_get(OWNER) != mine:
             return False
-    return True
+        if stop.wait(LOOK):
+            return True
 
 
 def _take_down() -> None:
