@@ -51,8 +51,14 @@ def packed(path: Path, most: int = MOST) -> Parcel:
 
 
 def unpacked(parcel: Parcel, folder: Path) -> Path:
-    """Where a model is on this machine, once its files are in a folder of their own."""
+    """Where a model is on this machine, once its files are in a folder of their own.
+
+    Raises:
+        InputError: it is too large to travel, and is not here.
+    """
     if not parcel.contents:
+        if not Path(parcel.path).exists():
+            raise InputError(f"{parcel.path} is too large to travel, and is not on this machine; copy it there")
         return Path(parcel.path)
     inside = folder / Path(parcel.path).name
     home = inside if parcel.is_folder else folder

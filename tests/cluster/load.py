@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from poolexport.client import AGAIN
+
 #: Seconds that a client waits before it asks again, as poolexport's own does; and for an answer.
 PAUSE, PATIENCE = 0.2, 20.0
 
@@ -106,7 +108,7 @@ class Load:
                     status, answer, told = 0, None, repr(error)
                 if not attempt:
                     first = status
-                if answer is not None:
+                if answer is not None or status not in AGAIN:
                     break
                 time.sleep(PAUSE)
             self._count(first, x, answer, f"{first}, then {status}: {told}", time.monotonic() - started)

@@ -60,7 +60,7 @@ def _command(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def cluster(python: Path, work: Path, hidden: Path, *, count: int = 2, cpus: int = 2) -> Iterator[list[Machine]]:
+def cluster(python: Path, work: Path, hidden: Path, *, count: int = 2, cpus: int = 3) -> Iterator[list[Machine]]:
     """Machines with a Ray node each; the first is the head.
 
     Args:

@@ -196,7 +196,7 @@ def fail_to_update(trial: Trial, command: subprocess.Popen[bytes]) -> None:
         code = trial.serving("one", "failed.log", *words, setup=setup).wait(120)
         time.sleep(2)
     said = trial.said("failed.log")
-    right = code == 1 and "no model at" in said and "the others what is old" in said
+    right = code == 1 and "is not on this machine" in said and "the others what is old" in said
     trial.expect(right, f"planted, a model that does not travel: {said[-300:]}")
     trial.judge("while an update failed", tally)
     trial.expect(command.poll() is None, "the command that served before goes on")

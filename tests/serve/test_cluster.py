@@ -109,7 +109,7 @@ def test_a_large_model_has_to_be_there(bundles: Path, travelling: tuple[Entry, n
     there = nodes.packed(bundles / "mean", most=1000)
     assert not there.contents
     Replica([(entry, there)], Settings(), "error")
-    with pytest.raises(InputError, match="there is no model"):
+    with pytest.raises(InputError, match="is too large to travel, and is not on this machine"):
         Replica([(entry, replace(parcel, contents={}))], Settings(), "error")
 
 
