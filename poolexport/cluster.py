@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from poolexport.errors import InputError, MissingExtraError, StartError
 
 __all__ = ["Parcel", "joined", "packed", "require", "unpacked"]
 
+#: Seconds in which the head of a cluster has to take a connection.
+REACHED = 5.0
 #: Bytes of a model that travel with the work. The head keeps them, and writes them down with every change of a
 #: deployment: half a second for this many. Larger models must be on every machine already.
 MOST = 256 << 20
@@ -88,13 +91,13 @@ def joined(address: str = "", *, alone: bool = True) -> Iterator[bool]:
         InputError: the address is no address of a head.
         StartError: there is no cluster, or it cannot be joined.
     """
-    if "://" in address:
-        raise InputError(f"{address!r} cannot be joined; run this on a machine of the cluster and write host:port")
+    named = address or os.environ.get("RAY_ADDRESS", "")
+    if named not in ("", "auto", "local"):
+        _reached(named)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    named = address or os.environ.get("RAY_ADDRESS", "")
     own = False
     try:
         try:
@@ -114,3 +117,20 @@ def joined(address: str = "", *, alone: bool = True) -> Iterator[bool]:
         yield own
     finally:
         ray.shutdown()
+
+
+def _reached(address: str) -> None:
+    """Raise where nobody listens at an address; Ray itself would wait for minutes.
+
+    Raises:
+        InputError: it is no address.
+        StartError: nobody listens.
+    """
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        raise InputError(f"{address!r} cannot be joined; run this on a machine of the cluster, and write host:port")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), REACHED):
+            pass
+    except OSError as error:
+        raise StartError(f"there is no Ray cluster at {address}: {error.strerror or error}") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import tempfile
-import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -219,48 +219,41 @@ def serve(
     for entry, parcel in models:
         if not parcel.contents:
             note(f"{entry.place.name} is too large to travel: every machine has to have it at {parcel.path}")
-    with joined(address, alone=not detach) as own, _told_to_stop() as stop:
+    with joined(address, alone=not detach) as own, _ended_by(signal.SIGTERM):
         if own:
             note("there is no Ray cluster here; one of this machine alone was started")
         _open(entrance, settings)
         updating = _application() is not None
         try:
             _deploy(models, settings, scale, log_level)
-            there = _settled(stop, note)
-        except StartError as error:
+            _settled(note)
+        except (StartError, KeyboardInterrupt):
             if updating:
-                raise StartError(
-                    f"{error}; the replicas that did start serve what is new, the others what is old"
-                ) from error
-            _take_down()
-            raise
-        if not there:
-            if updating:
-                note("told to stop; the update goes on")
+                note("replicas of the update that did start go on, and so do old ones")
             else:
                 _take_down()
-            return
+            raise
         mine = _own()
         ready(state)
         if detach:
             return
-        if _stays(stop, mine):
+        try:
+            while _is_served(mine):
+                time.sleep(LOOK)
+        except KeyboardInterrupt:
             _take_down()
         else:
             note("another command has taken over what is served, or has taken it down")
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
-    """What Ctrl-C and SIGTERM set, instead of ending the process."""
-    stop = threading.Event()
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(kind, lambda *_: stop.set()) for kind in kinds]
+def _ended_by(kind: signal.Signals) -> Iterator[None]:
+    """Have a signal do what Ctrl-C does."""
+    before = signal.signal(kind, signal.default_int_handler)
     try:
-        yield stop
+        yield
     finally:
-        for kind, handler in zip(kinds, before):
-            signal.signal(kind, handler)
+        signal.signal(kind, before)
 
 
 def _open(entrance: Entrance, settings: Settings) -> None:
@@ -306,28 +299,35 @@ def _deploy(models: Sequence[tuple[Entry, Parcel]], settings: Settings, scale: S
 
 
 def _application() -> Any:
-    """What Ray says about the application; None where there is none."""
+    """What Ray says about the application; None where there is none, or Ray Serve has ended."""
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        return serve.status().applications.get(NAME)
+    except (RayError, RayServeException):
+        return None
+
+
+def _settled(note: Callable[[str], None]) -> None:
+    """Wait until all replicas are there, and proxies before them."""
     from ray import serve
 
-    return serve.status().applications.get(NAME)
-
-
-def _settled(stop: threading.Event, note: Callable[[str], None]) -> bool:
-    """Wait until all replicas are there; False where the command was told to stop before."""
     told = ""
-    while not stop.wait(LOOK):
+    while True:
         found = _application()
         if found is None:
             raise StartError("another command has taken the application down")
         messages = [one.message for one in found.deployments.values() if one.message]
-        if found.status == "RUNNING":
-            return True
+        if found.status == "RUNNING" and "STARTING" not in serve.status().proxies.values():
+            return
         if found.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise StartError(f"the replicas do not start: {_end(messages[0] if messages else found.message)}")
         if messages and messages[0] != told:
             told = messages[0]
             note(_end(told))
-    return False
+        time.sleep(LOOK)
 
 
 def _own() -> bytes:
@@ -339,15 +339,11 @@ def _own() -> bytes:
     return mine
 
 
-def _stays(stop: threading.Event, mine: bytes) -> bool:
-    """Wait; whether this deployment is there when the command is told to stop, or another one before."""
+def _is_served(mine: bytes) -> bool:
+    """Whether the application is there, and no other command's."""
     from ray.experimental.internal_kv import _internal_kv_get
 
-    while True:
-        if _application() is None or _internal_kv_get(OWNER) != mine:
-            return False
-        if stop.wait(LOOK):
-            return True
+    return _application() is not None and _internal_kv_get(OWNER) == mine
 
 
 def _take_down() -> None:
