@@ -18,7 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 from poolexport.cluster import Parcel, joined, packed, unpacked
-from poolexport.errors import InputError, StartError
+from poolexport.errors import InputError, PoolExportError, StartError
 from poolexport.serve import log
 from poolexport.serve.config import Settings
 from poolexport.serve.core import Core
@@ -215,19 +215,15 @@ def serve(
     """
     settings = in_replica(settings, scale)
     state = first_state(found, settings)
-    models = [(entry, packed(Path(entry.place.path))) for entry in state.entries]
-    for entry, parcel in models:
-        if not parcel.contents:
-            note(f"{entry.place.name} is too large to travel: every machine has to have it at {parcel.path}")
     with joined(address, alone=not detach) as own, _ended_by(signal.SIGTERM):
         if own:
             note("there is no Ray cluster here; one of this machine alone was started")
         _open(entrance, settings)
         updating = _application() is not None
         try:
-            _deploy(models, settings, scale, log_level)
+            _deploy(state, settings, scale, log_level, note)
             _settled(note)
-        except (StartError, KeyboardInterrupt):
+        except (PoolExportError, KeyboardInterrupt):
             if updating:
                 note("replicas of the update that did start go on, and so do old ones")
             else:
@@ -287,9 +283,13 @@ def _open(entrance: Entrance, settings: Settings) -> None:
         )
 
 
-def _deploy(models: Sequence[tuple[Entry, Parcel]], settings: Settings, scale: Scale, log_level: str) -> None:
+def _deploy(state: State, settings: Settings, scale: Scale, log_level: str, note: Callable[[str], None]) -> None:
     from ray import serve
 
+    models = [(entry, packed(Path(entry.place.path))) for entry in state.entries]
+    for entry, parcel in models:
+        if not parcel.contents:
+            note(f"{entry.place.name} is too large to travel: every machine has to have it at {parcel.path}")
     deployment = serve.deployment(serve.ingress()(Replica)).options(name=NAME, **options(settings, scale))
     target = serve.RunTarget(deployment.bind(models, settings, log_level), name=NAME, route_prefix="/")
     try:
