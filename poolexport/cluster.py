@@ -18,8 +18,8 @@ __all__ = ["Parcel", "joined", "packed", "require", "unpacked"]
 
 #: Seconds in which the head of a cluster has to take a connection.
 REACHED = 5.0
-#: Bytes of a model that travel with the work. Measured for 250 MB: the processes at the head grow by 1.2 GB, as they keep
-#: the deployment and write it down. Larger models must be on every machine already.
+#: Bytes of a model that travel with a deployment. Measured for 250 MB: the processes at the head grow by 1.2 GB, since
+#: they keep it and write it down. Larger models must be on every machine already.
 MOST = 128 << 20
 
 
