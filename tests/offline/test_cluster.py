@@ -59,6 +59,22 @@ def test_files_that_cannot_be_read_have_a_reason(files: list[Path], tmp_path: Pa
     assert list(rows["content"]) == [files[0].read_bytes(), b""]
 
 
+def test_a_batch_has_an_answer_or_a_reason_for_every_file(files: list[Path], tmp_path: Path) -> None:
+    runner = cluster._Runner.__new__(cluster._Runner)
+    runner._worker = Worker(models.mean(tmp_path / "mean.onnx"), 4, Picture())
+    paths = [*files, tmp_path / "gone.npy"]
+    rows = cluster._read(
+        {"number": np.arange(len(paths)), "path": np.array([os.fsencode(path) for path in paths], object)}
+    )
+    done = runner(rows)
+    assert list(done["number"]) == list(range(len(paths)))
+    assert [bool(answer) != bool(reason) for answer, reason in zip(done["answer"], done["reason"])] == [True] * 9
+    assert done["reason"][-1] == f"{paths[-1]} cannot be read: No such file or directory"
+    with np.load(io.BytesIO(done["answer"][files.index(tmp_path / "in/many.npy")])) as arrays:
+        want = np.load(tmp_path / "in/many.npy").mean((2, 3))
+        np.testing.assert_allclose(arrays["y"], want, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("data", [False, True])
 def test_a_model_travels_with_its_weights(tmp_path: Path, data: bool) -> None:
     path = models.external(tmp_path / "net.onnx", "net.onnx.data") if data else models.mean(tmp_path / "net.onnx")
