@@ -266,11 +266,14 @@ def _open(entrance: Entrance, settings: Settings) -> None:
         "grpc_servicer_functions": [f"{add_to_server.__module__}.{add_to_server.__name__}"],
         "request_timeout_s": seconds,
     }
-    serve.start(
-        http_options={"host": entrance.host, "port": entrance.port, "request_timeout_s": seconds},
-        grpc_options=grpc if entrance.grpc_port else None,
-        logging_config={"enable_access_log": False},
-    )
+    try:
+        serve.start(
+            http_options={"host": entrance.host, "port": entrance.port, "request_timeout_s": seconds},
+            grpc_options=grpc if entrance.grpc_port else None,
+            logging_config={"enable_access_log": False},
+        )
+    except Exception as error:  # errors of its actors, of many classes
+        raise StartError(f"Ray Serve does not start at port {entrance.port}: {_end(str(error))}") from error
     # options of a Serve that runs already are ignored, with no error
     client = _get_global_client()
     http, other = client.http_config, ray.get(client._controller.get_grpc_config.remote())
