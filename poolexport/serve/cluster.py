@@ -156,6 +156,7 @@ def options(settings: Settings, scale: Scale) -> dict[str, Any]:
         "ray_actor_options": {"num_cpus": scale.cpus},
         "max_ongoing_requests": slots * (1 + held),
         "max_queued_requests": max(1, most * slots * (limits.queue - held)),
+        "backpressure_config": {"retry_after_s": 1},
         "graceful_shutdown_wait_loop_s": NOTICE,
         "graceful_shutdown_timeout_s": NOTICE + limits.drain_seconds,
         "health_check_period_s": HEALTH,

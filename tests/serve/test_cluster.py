@@ -49,7 +49,7 @@ def travelling(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         ),
         (Settings(limits=Limits(queue=4)), Scale(2), {"max_ongoing_requests": 5, "max_queued_requests": 1}),
         (Settings(limits=Limits(drain_seconds=30)), Scale(), {"graceful_shutdown_timeout_s": 32}),
-        (Settings(), Scale(2, per_node=1), {"max_replicas_per_node": 1}),
+        (Settings(), Scale(2, per_node=1), {"max_replicas_per_node": 1, "backpressure_config": {"retry_after_s": 1}}),
         (Settings(slots=4), Scale(cpus=0.5), {"max_ongoing_requests": 4 * (1 + HELD)}),
     ],
 )
