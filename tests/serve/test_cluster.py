@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from poolexport import cluster as nodes
 from poolexport.cli.serve import NOT_ON_RAY, ON_RAY
 from poolexport.cli.serve import serve as command
-from poolexport.errors import InputError
+from poolexport.errors import InputError, StartError
 from poolexport.serve.cluster import HELD, Replica, Scale, in_replica, options
 from poolexport.serve.config import Limits, Settings
 from poolexport.serve.state import Entry, first_state, places
@@ -217,6 +217,19 @@ def test_fewer_replicas_under_load_make_no_sense(bundles: Path, monkeypatch: pyt
     assert told == "--max-replicas 2 is less than --replicas 3"
 
 
-def test_only_addresses_of_heads_are_joined(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_all_but("nothing", monkeypatch)
-    assert "write host:port" in said(str(bundles / "mean"), "--ray-address", "ray://head:10001")
+@pytest.mark.parametrize(
+    ("address", "kind", "told"),
+    [
+        ("ray://head:10001", InputError, "write host:port"),
+        ("head", InputError, "write host:port"),
+        ("127.0.0.1:1", StartError, "there is no Ray cluster at 127.0.0.1:1"),
+    ],
+)
+def test_only_addresses_of_heads_are_joined(
+    address: str, kind: type[Exception], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(kind, match=told), nodes.joined(address):
+        pass
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(kind, match=told), nodes.joined():
+        pass
