@@ -37,7 +37,7 @@ PACKAGES = ("ray[serve,data]==2.60.0", "tritonclient[grpc,http]", "onnx", "onnxr
 SERVING = ("starlette", "granian", "orjson", "grpcio", "protobuf", "prometheus-client", "numpy")
 SECRET = "open sesame"
 #: Files of the batch job, and numbers in a row.
-FILES, WIDTH = 160, 256
+FILES, WIDTH = 240, 256
 
 
 class Mean(torch.nn.Module):
@@ -212,6 +212,7 @@ def lose_a_machine(trial: Trial) -> None:
         np.save(inputs / f"{name}.npy", x)
     command = [trial.python, "-m", "poolexport", "run", trial.models / "copying.onnx", inputs, "-o", out]
     job = start(trial.head, [*command, "--ray", "--json"], trial.work / "job.log")
+    trial.until(lambda: bool(trial.other.processes("MapWorker")), "a part of the batch job on the other machine")
     trial.until(lambda: len(list(out.glob("*.npz"))) > FILES // 8, "an eighth of the answers")
     with trial.load(2.0) as tally:
         time.sleep(2)
