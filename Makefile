@@ -5,7 +5,8 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest test-runtimes test-handoff soak check unit bench bench-models bench-serve baseline docs clean
+.PHONY: demo test test-lowest test-runtimes test-handoff test-ray soak check unit bench bench-models bench-serve baseline \
+	docs clean
 
 demo: $(VENV)/demo.done  ## export, verify and run every reference checkpoint; out/demo/index.html shows what happened
 	$(BIN)/poolexport demo --output out/demo --force
@@ -30,6 +31,9 @@ test-runtimes: $(VENV)/test.done  ## one corpus of exports on every release of o
 
 test-handoff: $(VENV)/test.done  ## Triton's core and KServe's classes read what we wrote, each in .venv-handoff; minutes
 	$(BIN)/python tests/handoff/oracles.py
+
+test-ray: $(VENV)/test.done  ## a Ray cluster of two machines, replicas and machines killed, in .venv-ray; needs root; minutes
+	$(BIN)/python tests/cluster/oracles.py
 
 soak: $(VENV)/test.done  ## a server under everything at once, by the hundred thousand; SOAK="--minutes 30" for longer; minutes
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m serve.soak $(SOAK)
@@ -65,4 +69,4 @@ $(VENV)/test.done: $(VENV)/torch.done pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-lowest .venv-ort .venv-handoff .venv-bench out build
+	rm -rf .venv .venv-lowest .venv-ort .venv-handoff .venv-ray .venv-bench out build
