@@ -138,17 +138,17 @@ def verify(
         ParityError: the answers differ; the error holds the verdict.
         FrozenAxisError: they differ at lengths of a dynamic axis that the trace never saw, and only there.
     """
-    bounds = _bounds(factor, rtol, atol)
+    bounds = rule_of(factor, rtol, atol)
     runtime = session(path)
     ports = runtime.get_inputs()
-    _require_same_inputs(ports, example)
+    require_same_inputs(ports, example)
     # A copy takes the wear: the model may count its calls in places that no state_dict knows.
     original = copy_of(model, sharing=audited)
     with random_states_kept(seed):
         settled = Settled() if audited else settle(original, example, randomness)
         drawn = _random_outputs(path) if kept(settled.policies) else []
-        precise = _in_float64(original, example)
-        shaken = cache(lambda precise: _shaken(precise, example, seed))
+        precise = in_float64(original, example)
+        shaken = cache(lambda precise: with_shaken_weights(precise, example, seed))
         plan = list(_trials(ports, example, seed))
         checks, skipped, tried = [], [], []
         wrong = False
@@ -161,13 +161,15 @@ def verify(
             except InputError as error:
                 skipped.append(str(error))
                 continue
-            truths = _answers(precise, inputs) if precise else peers
-            results = _run_file(runtime, ports, inputs)
-            compare = partial(_compare, runtime, results, peers, truths, drawn, factor=factor, rtol=rtol, atol=atol)
+            truths = answers_in_double(precise, inputs) if precise else peers
+            results = run_file(runtime, ports, inputs)
+            compare = partial(
+                judgements_of, runtime, results, peers, truths, drawn, factor=factor, rtol=rtol, atol=atol
+            )
             judgements = compare()
             # What follows can only widen the bound: what is right without it needs no more runs.
             if precise and not _all_passed(judgements):
-                moved = _answers(shaken(precise), _rounded_anew(inputs, seed))
+                moved = answers_in_double(shaken(precise), rounded_anew(inputs, seed))
                 judgements = compare(moved=moved)
                 if not wrong and not _all_passed(judgements):
                     judgements = compare(moved=moved, others=rounded_otherwise(original, inputs, seed))
@@ -201,7 +203,7 @@ def _all_passed(judgements: Sequence[Judgement]) -> bool:
     return all(judgement.passed for judgement in judgements)
 
 
-def _compare(
+def judgements_of(
     runtime: ort.InferenceSession,
     results: Sequence[np.ndarray] | str,
     peers: Sequence[np.ndarray],
@@ -211,6 +213,7 @@ def _compare(
     others: Sequence[Sequence[np.ndarray]] = (),
     **bounds: float | None,
 ) -> tuple[Judgement, ...]:
+    """A judgement for every output of a file that is not ``drawn``, or one that says why it has none to judge."""
     if isinstance(results, str):
         return (Judgement(False, float("inf"), 0.0, 0.0, 0.0, results),)
     if len(results) != len(peers):
@@ -227,7 +230,7 @@ def _compare(
     return tuple(judged)
 
 
-def _run_file(
+def run_file(
     runtime: ort.InferenceSession, ports: Sequence[ort.NodeArg], inputs: Sequence[Tensor]
 ) -> list[np.ndarray] | str:
     """What the file answers, or why it does not."""
@@ -319,7 +322,7 @@ def _repeated(x: Tensor, shape: Sequence[int]) -> Tensor:
     return x
 
 
-def _bounds(factor: float, rtol: float | None, atol: float | None) -> str:
+def rule_of(factor: float, rtol: float | None, atol: float | None) -> str:
     """The rule that answers are judged by, in words.
 
     Raises:
@@ -335,40 +338,42 @@ def _bounds(factor: float, rtol: float | None, atol: float | None) -> str:
     return f"atol {atol or 0.0:g} + rtol {rtol or 0.0:g} times the scale"
 
 
-def _answers(model: nn.Module, inputs: Sequence[Tensor]) -> list[np.ndarray]:
-    return [t.numpy() for t in tensors_of(run(model, _double(inputs)))]
+def answers_in_double(model: nn.Module, inputs: Sequence[Tensor]) -> list[np.ndarray]:
+    """What a float64 model answers."""
+    return [t.numpy() for t in tensors_of(run(model, in_double(inputs)))]
 
 
-def _shaken(precise: nn.Module, example: Sequence[Tensor], seed: int) -> nn.Module:
+def with_shaken_weights(precise: nn.Module, example: Sequence[Tensor], seed: int) -> nn.Module:
     """The float64 model with every weight moved by one rounding unit of the example's type, up or down."""
     shaken = copy.deepcopy(precise)
     with torch.no_grad():
         for position, weight in enumerate([*shaken.parameters(), *shaken.buffers()]):
             if weight.is_floating_point():
-                weight.mul_(_shake(weight, _unit(example), seed + position))
+                weight.mul_(shake(weight, unit_of(example), seed + position))
     return shaken
 
 
-def _rounded_anew(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
+def rounded_anew(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
     """Inputs in float64 with every value moved by one rounding unit, up or down.
 
     Whole numbers after the first input stay: they may be exact, as the number of the map that a box is on.
     """
-    unit = _unit(inputs)
-    moved = [x.double() * _shake(x, unit, seed + k) if x.is_floating_point() else x for k, x in enumerate(inputs)]
+    unit = unit_of(inputs)
+    moved = [x.double() * shake(x, unit, seed + k) if x.is_floating_point() else x for k, x in enumerate(inputs)]
     for k, x in enumerate(inputs):
         if k and x.is_floating_point():
             moved[k] = torch.where(x == x.round(), x.double(), moved[k])
     return tuple(moved)
 
 
-def _shake(like: Tensor, unit: float, seed: int) -> Tensor:
+def shake(like: Tensor, unit: float, seed: int) -> Tensor:
+    """Factors in float64 that move every cell of a tensor by ``unit``, up or down."""
     generator = torch.Generator().manual_seed(seed)
     signs = torch.empty(like.shape, dtype=torch.float64).random_(0, 2, generator=generator)
     return signs.mul_(2 * unit).add_(1 - unit)
 
 
-def _unit(inputs: Sequence[Tensor]) -> float:
+def unit_of(inputs: Sequence[Tensor]) -> float:
     """Rounding unit of the inputs' floating type; float32's where there is none."""
     return next((torch.finfo(x.dtype).eps for x in inputs if x.is_floating_point()), torch.finfo(torch.float32).eps)
 
@@ -448,23 +453,25 @@ def _draw(regime: str, like: Tensor, shape: Sequence[int], seed: int) -> Tensor:
     return torch.from_numpy(np.asarray(rng.integers(low, high + 1, tuple(shape)))).to(like.dtype)
 
 
-def _in_float64(model: nn.Module, example: Sequence[Tensor]) -> nn.Module | None:
+def in_float64(model: nn.Module, example: Sequence[Tensor]) -> nn.Module | None:
     """The model in float64, or None where it cannot run so."""
     try:
         # Each weight is copied once, into its new type.
         weights = {id(p): nn.Parameter(p.detach().double(), False) for p in model.parameters() if p.is_floating_point()}
         precise = copy.deepcopy(model, weights).double()
-        run(precise, _double(example))
+        run(precise, in_double(example))
     except Exception:
         return None
     return precise
 
 
-def _double(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def in_double(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Inputs in float64; whole numbers as they are."""
     return tuple(x.double() if x.is_floating_point() else x for x in inputs)
 
 
-def _require_same_inputs(ports: Sequence[ort.NodeArg], example: Sequence[Tensor]) -> None:
+def require_same_inputs(ports: Sequence[ort.NodeArg], example: Sequence[Tensor]) -> None:
+    """Raise an InputError where a file cannot take the inputs, with the first that does not fit."""
     if not ports:
         raise InputError("the file has no inputs: its answer is a constant, and there is nothing to compare")
     if len(ports) != len(example):
