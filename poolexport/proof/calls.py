@@ -28,6 +28,7 @@ class Event:
         print: what is kept of the values.
         origins: the events that it was made from; inputs of the model are -1, -2 and so on.
         first: number of the first event of the operator's call.
+        live: whether it depends on an input of the model.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Event:
     print: Print
     origins: tuple[int, ...]
     first: int
+    live: bool
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,12 @@ class _Recorder(Calls):
     def after(self, first: int, func: Any, args: Any, kwargs: Any, made: list[Tensor]) -> None:
         given = [self.number_of(x) for x in tensors_of((args, kwargs))]
         origins = tuple(dict.fromkeys(n for n in given if n is not None))
+        live = any(n < 0 or self.events[n].live for n in origins)
         name = func._schema.name.partition("::")[2]
         path = self.path[-1] if self.path else ""
         line = calling_line()
         for position, x in enumerate(made):
-            self.events.append(Event(path, name, line, Print.of(x.detach().numpy()), origins, first))
+            self.events.append(Event(path, name, line, Print.of(x.detach().numpy()), origins, first, live))
             self.numbers[x] = first + position
             if func._schema.is_mutable:
                 self._writers[x.untyped_storage()._cdata] = first + position

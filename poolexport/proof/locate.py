@@ -36,7 +36,7 @@ from poolexport.tolerance import FACTOR, Judgement, judge
 #: Bytes of values that are held at a time; a network whose values take more is judged in several turns.
 BUDGET = 256 << 20
 #: How often the cuts are chosen anew, after what the last ones showed.
-ROUNDS = 4
+ROUNDS = 6
 
 
 def locate(
@@ -117,7 +117,14 @@ def locate(
         _step(original, graph, recording, part, best.walked.judged[part.target], inherited.get(part.target))
         for part in best.parts
     ]
-    return Located(tuple(step for step in steps if not step.judgement.passed), tuple(steps), runner.runs)
+    unclear = {name for name, _ in _doubtful(best)}
+    wrong = [step for step in steps if not step.judgement.passed]
+    clear = [
+        step
+        for step, part in zip(steps, best.parts)
+        if not step.judgement.passed and part.target not in unclear and unclear.isdisjoint(part.border)
+    ]
+    return Located(tuple(clear or wrong[:1]), tuple(steps), runner.runs)
 
 
 @dataclass(frozen=True)
@@ -177,12 +184,12 @@ def _is_arguable(answers: Answers | None) -> bool:
 
 
 def _doubtful(latest: _Round) -> set[tuple[str, int]]:
-    """Pairs that may not belong together: given the value of the model, everything that comes after is wrong, too."""
-    takers = consumers(latest.parts)
+    """Pairs that may not belong together: given the value of the model, something that takes it is wrong, too."""
+    takers, wrong = consumers(latest.parts), latest.walked.wrong.keys()
     return {
         (name, latest.pairs.events[name])
-        for name in latest.walked.wrong
-        if name not in latest.pairs.sure and takers.get(name) and latest.walked.wrong.keys() >= set(takers[name])
+        for name in wrong - latest.pairs.sure
+        if not takers.get(name) or not wrong.isdisjoint(takers[name])
     }
 
 

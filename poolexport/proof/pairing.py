@@ -6,11 +6,11 @@ comes after a fault, by what the file says of its nodes: the module, the operato
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from poolexport.proof.calls import Event, Recording
+from poolexport.proof.calls import Recording
 from poolexport.proof.graphs import Graph
 from poolexport.proof.prints import Print
 
@@ -34,9 +34,14 @@ KINDS = {
     "hardtanh": "clip",
     "clamp": "clip",
     "clamp_min": "max",
+    "amax": "reducemax",
+    "globalmaxpool": "reducemax",
     "mean": "reducemean",
     "globalaveragepool": "reducemean",
     "sum": "reducesum",
+    "maximum": "max",
+    "minimum": "min",
+    "_to_copy": "cast",
     "native_layer_norm": "layernormalization",
     "native_group_norm": "groupnormalization",
     "upsample_nearest2d": "resize",
@@ -55,7 +60,7 @@ class Pairs:
 
     Args:
         events: the event of the model, by the name of the value.
-        sure: names that were found by their values, or by module and operator.
+        sure: names that were found by their values, or by module and operator where there is one way to pair them.
     """
 
     events: Mapping[str, int]
@@ -81,39 +86,53 @@ def pair(
         forbidden: pairs that were found to be wrong.
     """
     ends = {name: event for name, event in zip(graph.outputs, recording.outputs) if event is not None}
-    found = _by_value(graph, prints, recording.events, forbidden, ends)
-    sure = set(found)
+    events = recording.events
+    found = _by_value(graph, prints, recording, forbidden, ends)
+    right = {name for name, event in ends.items() if name in prints and prints[name].close(events[event].print)}
     floors = _floors(graph, found)
+    astray = _astray(graph, found.keys() | right)
     rest: dict[str | None, list[str]] = defaultdict(list)
     for name in graph.values:
         if name not in found and name not in ends and graph.leaves(name):
             rest[graph.nodes[graph.maker[name]].path].append(name)
     used = set(found.values()) | set(ends.values())
     free: dict[str | None, list[int]] = defaultdict(list)
-    for number, event in enumerate(recording.events):
-        if number not in used and event.origins and not event.print.plain:
+    for number, event in enumerate(events):
+        if number not in used and event.live and not event.print.plain:
             free[event.path].append(number)
             free[None].append(number)
 
-    def weight(name: str, number: int) -> int:
-        event, node = recording.events[number], graph.nodes[graph.maker[name]]
-        known = prints.get(name)
-        if (name, number) in forbidden or number <= floors[name] or (known and not known.fits(event.print)):
-            return 0
-        if kind_of(node.operator) == kind_of(event.operator):
-            return 4
-        return 0 if node.path is None else 2 if number in recording.returned else 1
+    def of_one_kind(name: str, number: int) -> bool:
+        return kind_of(graph.nodes[graph.maker[name]].operator) == kind_of(events[number].operator)
 
+    def weight(name: str, number: int) -> int:
+        event, path = events[number], graph.nodes[graph.maker[name]].path
+        known = prints.get(name)
+        if (name, number) in forbidden or number <= floors[name] or (known and not known.alike(event.print)):
+            return 0
+        # Lengths are a hint only: a fault may have changed them from here to the end.
+        fits = 1 if known and known.fits(event.print) else 0
+        if of_one_kind(name, number):
+            return 8 + fits
+        return 0 if path is None else 2 * (2 if number in recording.returned else 1) + fits
+
+    sure = ends.keys() | {name for name, number in found.items() if of_one_kind(name, number)}
     taken: set[int] = set()
     # Nodes that say where they are from come first; the others take what is left.
     for path in sorted(rest, key=lambda path: path is None):
         numbers = [number for number in free[path] if number not in taken]
+        kinds = Counter(kind_of(graph.nodes[graph.maker[name]].operator) for name in rest[path])
+        same = Counter(kind_of(events[number].operator) for number in numbers)
+        alone = path is not None and len(rest[path]) == len(numbers) == 1
         for name, number in _aligned(rest[path], numbers, weight):
-            found[name] = number
-            taken.add(number)
-            if path is not None and weight(name, number) >= 4:
+            kind = kind_of(events[number].operator)
+            alike = of_one_kind(name, number)
+            if name in astray or alone or (alike and kinds[kind] == same[kind]):
+                found[name] = number
+                taken.add(number)
+            if name in astray and (alone or (path is not None and alike and kinds[kind] == same[kind] == 1)):
                 sure.add(name)
-    return Pairs(found | ends, frozenset(sure | ends.keys()))
+    return Pairs(found | ends, frozenset(sure))
 
 
 def kind_of(operator: str) -> str:
@@ -126,20 +145,21 @@ def kind_of(operator: str) -> str:
 def _by_value(
     graph: Graph,
     prints: Mapping[str, Print],
-    events: Sequence[Event],
+    recording: Recording,
     forbidden: Collection[tuple[str, int]],
     ends: Mapping[str, int],
 ) -> dict[str, int]:
+    events = recording.events
     alike: dict[tuple[tuple[int, ...], str], list[int]] = defaultdict(list)
     for number, event in enumerate(events):
-        if event.origins and number not in ends.values():
+        if event.live and number not in ends.values():
             alike[event.print.shape, event.print.dtype].append(number)
     found: dict[str, int] = {}
     used: set[int] = set()
     last = -1
     for name in graph.values:
         mine = prints.get(name)
-        if mine is None or mine.plain or name in ends:
+        if mine is None or mine.plain or name in ends or not graph.leaves(name):
             continue
         path = graph.nodes[graph.maker[name]].path
         same = [
@@ -148,11 +168,31 @@ def _by_value(
             if number not in used and (name, number) not in forbidden and mine.close(events[number].print)
         ]
         if same:
-            # Values may be equal by chance, or because nothing changed them: module and order tell them apart.
-            found[name] = min(same, key=lambda n: (path is not None and events[n].path != path, n < last, n))
+            # Values may be equal by chance, or because nothing changed them: module, operator and order tell.
+            kind = kind_of(graph.nodes[graph.maker[name]].operator)
+            strange = [
+                (path is not None and events[n].path != path, kind_of(events[n].operator) != kind, n < last, n)
+                for n in same
+            ]
+            found[name] = min(strange)[-1]
             last = found[name]
             used.add(last)
     return found
+
+
+def _astray(graph: Graph, right: Collection[str]) -> set[str]:
+    """Values from which one comes to an output without meeting a right one.
+
+    Others that the model does not know are steps on the way from one right value to the next.
+    """
+    astray: set[str] = set()
+    for node in reversed(graph.nodes):
+        for name in node.outputs:
+            takers = (graph.nodes[number] for number in graph.takers.get(name, ()))
+            onward = name in graph.outputs or any(not astray.isdisjoint(taker.outputs) for taker in takers)
+            if onward and name not in right:
+                astray.add(name)
+    return astray
 
 
 def _floors(graph: Graph, found: Mapping[str, int]) -> dict[str, int]:

@@ -49,6 +49,10 @@ class Print:
         """Whether shape and type are the same."""
         return (self.shape, self.dtype) == (other.shape, other.dtype)
 
+    def alike(self, other: Print) -> bool:
+        """Whether number of axes and type are the same."""
+        return (len(self.shape), self.dtype) == (len(other.shape), other.dtype)
+
     def close(self, other: Print) -> bool:
         """Whether both are prints of the same values, up to rounding."""
         if not self.fits(other):
