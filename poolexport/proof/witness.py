@@ -130,6 +130,8 @@ def minimise(
     for position, x in enumerate(inputs):
         if x.is_floating_point():
             search.simplify(position)
+    # Where few cells matter, there is less to keep around them.
+    search.shorten(comparison.ports)
     names = tuple(port.name for port in comparison.ports)
     outputs = tuple(port.name for port in comparison.session.get_outputs())
     return Witness(names, search.inputs, outputs, search.compared, search.tries)
@@ -163,12 +165,11 @@ class _Search:
     def _shorten(self, places: Sequence[tuple[int, int]]) -> None:
         """Cut an axis to the smallest length that still fails, from 1 upwards."""
         position, axis = places[0]
-        length = self.inputs[position].shape[axis]
-        for shorter in _lengths(length):
-            starts = [0] if axis else range(0, length - shorter + 1, max(1, (length - shorter + 1) // 8))
-            for start in starts:
-                if self._try(self._cut(places, start, shorter)):
-                    return
+        for shorter in _lengths(self.inputs[position].shape[axis]):
+            if any(
+                self._try(self._cut(places, start, shorter)) for start in _starts(self.inputs[position], axis, shorter)
+            ):
+                return
 
     def _cut(self, places: Sequence[tuple[int, int]], start: int, length: int) -> list[Tensor]:
         inputs = list(self.inputs)
@@ -246,6 +247,16 @@ def _lengths(length: int) -> Iterator[int]:
         step += step // 2
     if length > 9:
         yield from (length - length // 4, length - 1)
+
+
+def _starts(x: Tensor, axis: int, length: int) -> list[int]:
+    """Where to cut an axis: in front, around the largest cell, and a few places between."""
+    last = x.shape[axis] - length
+    if not x.numel():
+        return [0]
+    largest = int(torch.unravel_index(x.abs().nan_to_num(0).argmax(), x.shape)[axis])
+    around = min(max(0, largest - length // 2), last)
+    return list(dict.fromkeys([0, around, *range(0, last + 1, max(1, last // 4))]))
 
 
 def _keeping(x: Tensor, cells: Tensor) -> Tensor:

@@ -158,7 +158,7 @@ def test_a_file_that_fails_on_the_way_takes_the_logarithm_of_its_length(exported
     node = broken.graph.node.pop(place)
     # A shape that fits nowhere, known at run time only.
     broken.graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
-    broken.graph.initializer.append(numpy_helper.from_array(np.array([7, 11]), "lengths"))
+    broken.graph.initializer.append(numpy_helper.from_array(np.array([7, 11, 1, 1]), "lengths"))
     new = [
         helper.make_node("ReduceMax", [node.input[0]], ["largest"], keepdims=0),
         helper.make_node("Mul", ["largest", "zero"], ["nothing"]),
@@ -174,6 +174,40 @@ def test_a_file_that_fails_on_the_way_takes_the_logarithm_of_its_length(exported
     assert "onnxruntime failed" in located.culprits[0].judgement.reason
     assert located.culprits[0].inherited is not None
     assert located.runs <= 4 * math.log2(len(located.steps))
+
+
+@pytest.mark.parametrize(("operator", "culprits"), [("Relu", []), ("LeakyRelu", ["convolution2.2"])])
+def test_a_branch_that_takes_values_from_outside_is_one_node(operator, culprits, exported):
+    model, inputs, content = exported("compact")
+    branching = onnx.load_from_string(content)
+    place = next(i for i, node in enumerate(branching.graph.node) if node.name == "node_relu_1")
+    node = branching.graph.node.pop(place)
+    branches = [
+        helper.make_graph(
+            [helper.make_node(each, [node.input[0]], [each])],
+            each,
+            [],
+            [helper.make_tensor_value_info(each, onnx.TensorProto.FLOAT, None)],
+        )
+        for each in (operator, "Identity")
+    ]
+    branching.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
+    then, other = branches
+    choice = helper.make_node("If", ["always"], [node.output[0]], node.name, then_branch=then, else_branch=other)
+    choice.metadata_props.extend(node.metadata_props)
+    branching.graph.node.insert(place, choice)
+    located = locate(branching.SerializeToString(), model, inputs)
+    assert [culprit.path for culprit in located.culprits] == culprits
+    assert "If" in {step.operator for step in located.steps}
+
+
+def test_weights_beside_the_file_are_found(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()).eval()
+    x = torch.randn(1, 1, 6, 7)
+    bundle = poolexport.export(model, x, tmp_path / "net", external_data=True, verify=False)
+    with torch.no_grad():
+        model[0].bias += 1
+    assert [culprit.path for culprit in locate(bundle.path, model, [x]).culprits] == ["0"]
 
 
 def test_the_model_and_random_states_stay_as_they_are(exported):
