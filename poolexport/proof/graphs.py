@@ -103,9 +103,13 @@ class Graph:
                     todo.append(self.maker[name])
         return sorted(inside), border
 
+    def node_of(self, name: str) -> Node:
+        """The node that makes a value."""
+        return self.nodes[self.maker[name]]
+
     def leaves(self, name: str) -> bool:
         """Whether a value is more than a step on the way to what one operator of torch makes."""
-        group = self.nodes[self.maker[name]].group
+        group = self.node_of(name).group
         return (
             group is None
             or name in self.outputs

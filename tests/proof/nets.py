@@ -127,6 +127,15 @@ def alone(optimize: bool) -> Callable[[nn.Module, tuple[Tensor, ...], Path], byt
     return write
 
 
+def older(model: nn.Module, inputs: tuple[Tensor, ...], folder: Path) -> bytes:
+    """What torch's older exporter writes: norms are merged, and only the names of nodes tell of modules."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, inputs, file, dynamo=False)
+    return file.getvalue()
+
+
 NETS: Mapping[str, Net] = MappingProxyType(
     {
         "compact": Net(lambda: CompactCNN(lambda _: SoftPool2d(2), 4), ((2, 1, 12, 13),), ours),
@@ -140,6 +149,7 @@ NETS: Mapping[str, Net] = MappingProxyType(
         ),
         "branches": Net(Branches, ((1, 3, 12, 13), (8, 1, 1)), alone(False)),
         "merged": Net(Merged, ((1, 3, 12, 13),), alone(True)),
+        "older": Net(Merged, ((1, 3, 12, 13),), older),
         "deep": Net(Deep, ((1, 4, 5, 6),), alone(False)),
     }
 )

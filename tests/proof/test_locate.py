@@ -50,6 +50,10 @@ PLANTED = [
     ("merged", "scale", 0, "norm1"),
     ("merged", "bias", 1, "norm2"),
     ("merged", "stride", 1, "pool"),
+    ("older", "pads", 0, "conv1"),
+    ("older", "one_bit", 1, "conv2"),
+    ("older", "include_pad", 0, "pool"),
+    ("older", "divisor", 0, ""),
     ("deep", "one_bit", 30, "blocks.30.0"),
     ("deep", "sign", 59, "blocks.59.0"),
 ]
