@@ -19,9 +19,7 @@ from poolexport.proof.pairing import Pairs
 from poolexport.proof.prints import Print
 from poolexport.proof.running import Runner
 from poolexport.proof.shadow import Shadow
-
-#: Judges a result by torch's own answer and the truth.
-Judge = Callable[..., Any]
+from poolexport.tolerance import Judgement
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Segment:
     events: tuple[int, ...]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Answers:
     """What came out of a segment: the file's answer or why there is none, torch's in the same type, and the truth."""
 
@@ -52,7 +50,7 @@ class Answers:
     truth: np.ndarray
 
 
-@dataclass
+@dataclass(frozen=True)
 class Walked:
     """What a walk found out.
 
@@ -63,7 +61,7 @@ class Walked:
     """
 
     wrong: dict[str, Answers] = field(default_factory=dict)
-    judged: dict[str, Any] = field(default_factory=dict)
+    judged: dict[str, Judgement] = field(default_factory=dict)
     prints: dict[str, Print] = field(default_factory=dict)
 
 
@@ -87,12 +85,19 @@ class SegmentWalk(Calls):
         graph: the file.
         runner: of the file.
         parts: the segments, in order.
-        judge: called with result, peer and truth.
-        budget: bytes of values to hold at most, though never less than one segment needs.
+        judge: judges the answers of a segment.
+        budget: bytes of values to hold at most, though never less than one segment needs; the answers of segments that
+            are wrong are kept besides.
     """
 
     def __init__(
-        self, model: nn.Module, graph: Graph, runner: Runner, parts: Sequence[Segment], judge: Judge, budget: int
+        self,
+        model: nn.Module,
+        graph: Graph,
+        runner: Runner,
+        parts: Sequence[Segment],
+        judge: Callable[[Answers], Judgement],
+        budget: int,
     ) -> None:
         super().__init__(model)
         self.walked = Walked()
@@ -144,10 +149,10 @@ class SegmentWalk(Calls):
         needed = {each for name in ready for each in self._parts[name].border}
         given = {name: self._peers[name] for name in needed}
         results, prints = self._runner.segments(ready, inner, self._cuts, given)
-        self.walked.prints |= prints
+        self.walked.prints.update(prints)
         for name in ready:
             answers = Answers(results[name], self._peers[name], self._truths.pop(name))
-            judgement = self._judge(answers.result, answers.peer, answers.truth)
+            judgement = self._judge(answers)
             self.walked.judged[name] = judgement
             if not judgement.passed:
                 self.walked.wrong[name] = answers
