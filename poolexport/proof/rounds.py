@@ -77,7 +77,7 @@ class Bench:
         """The round after which there is nothing to gain by other cuts."""
         prints = self.runner.prints(dict(zip(self.graph.inputs, (x.numpy() for x in self.inputs))))
         forbidden: set[tuple[str, int]] = set()
-        best = self._round(pair(self.graph, prints, self.recording, forbidden))
+        best = self._round(pair(self.graph, prints, self.recording, forbidden), None)
         for _ in range(ROUNDS - 1):
             if not best.walked.wrong:
                 break
@@ -86,17 +86,24 @@ class Bench:
             pairs = pair(self.graph, prints, self.recording, forbidden)
             if pairs.events == best.pairs.events:
                 break
-            latest = self._round(pairs)
+            latest = self._round(pairs, best)
             if len(latest.walked.wrong) > len(best.walked.wrong):
                 break
             best = latest
         return best
 
-    def _round(self, pairs: Pairs) -> Round:
+    def _round(self, pairs: Pairs, before: Round | None) -> Round:
+        """Judge the pieces that there are now; those that there were before, between the same values, keep theirs."""
         parts = segments(self.graph, self.recording, pairs)
-        walk = SegmentWalk(self.model, self.graph, self.runner, parts, self._judged, self.budget)
+        known = set(before.parts) if before is not None else set()
+        todo = [part for part in parts if part not in known]
+        walk = SegmentWalk(self.model, self.graph, self.runner, parts, todo, self._judged, self.budget)
         walked = walk.judged(self.inputs)
-        self._excuse([part for part in parts if _is_arguable(walked.wrong.get(part.target))], walked)
+        self._excuse([part for part in todo if _is_arguable(walked.wrong.get(part.target))], walked)
+        if before is not None:
+            kept = [part.target for part in parts if part in known]
+            walked.judged.update((name, before.walked.judged[name]) for name in kept)
+            walked.wrong.update((name, before.walked.wrong[name]) for name in kept if name in before.walked.wrong)
         return Round(pairs, parts, walked)
 
     def _judged(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -75,8 +76,20 @@ class Runner:
             elif len(some) == 1:
                 found[some[0]] = failed
             else:
-                todo += [some[: len(some) // 2], some[len(some) // 2 :]]
+                todo += self._parted(some, cuts, failed)
         return found, prints
+
+    def _parted(self, targets: list[str], cuts: Collection[str], failed: str) -> list[list[str]]:
+        """Two parts of what failed: those that need the node that onnxruntime names and the others, or else halves."""
+        named = re.search(r"Name:'([^']+)'|Node \(([^)]+)\)", failed)
+        blamed = [name for name in targets if named and self._needs(name, cuts, named[1] or named[2])]
+        if blamed and len(blamed) < len(targets):
+            return [blamed, [name for name in targets if name not in blamed]]
+        return [targets[: len(targets) // 2], targets[len(targets) // 2 :]]
+
+    def _needs(self, target: str, cuts: Collection[str], node: str) -> bool:
+        positions, _ = self._graph.between([target], cuts)
+        return any(self._graph.nodes[position].name == node for position in positions)
 
     def _printed(self, names: Sequence[str], inputs: Values) -> dict[str, Print] | None:
         _, printed, failed = self._try((), inputs, {}, names)

@@ -30,15 +30,20 @@ class Segment:
         target: the value of the file that it makes.
         event: the event of the model that this value should be.
         nodes: numbers of its nodes in the file.
-        border: names of the values that it takes: cuts, and inputs of the file.
+        given: the values that it takes, cuts and inputs of the file, with the events that cuts should be.
         events: numbers of the model's events that it stands for.
     """
 
     target: str
     event: int
     nodes: tuple[int, ...]
-    border: frozenset[str]
+    given: tuple[tuple[str, int | None], ...]
     events: tuple[int, ...]
+
+    @property
+    def border(self) -> frozenset[str]:
+        """Names of the values that it takes."""
+        return frozenset(name for name, _ in self.given)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ def segments(graph: Graph, recording: Recording, pairs: Pairs) -> list[Segment]:
         if target in graph.maker:
             nodes, border = graph.between([target], named)
             inside, _ = recording.between(event, cuts)
-            found.append(Segment(target, event, tuple(nodes), frozenset(border), tuple(inside)))
+            given = tuple((name, pairs.events.get(name)) for name in sorted(border))
+            found.append(Segment(target, event, tuple(nodes), given, tuple(inside)))
     return found
 
 
@@ -84,7 +90,8 @@ class SegmentWalk(Calls):
         model: the original.
         graph: the file.
         runner: of the file.
-        parts: the segments, in order.
+        parts: all segments, in order.
+        todo: those to judge.
         judge: judges the answers of a segment.
         budget: bytes of values to hold at most, though never less than one segment needs; the answers of segments that
             are wrong are kept besides.
@@ -96,24 +103,25 @@ class SegmentWalk(Calls):
         graph: Graph,
         runner: Runner,
         parts: Sequence[Segment],
+        todo: Sequence[Segment],
         judge: Callable[[Answers], Judgement],
         budget: int,
     ) -> None:
         super().__init__(model)
         self.walked = Walked()
         self._graph, self._runner, self._judge, self._budget = graph, runner, judge, budget
-        self._parts = {part.target: part for part in parts}
-        self._cuts = frozenset(self._parts)
+        self._parts = {part.target: part for part in todo}
+        self._cuts = frozenset(part.target for part in parts)
         self._targets: dict[int, list[str]] = {}
         for part in parts:
             self._targets.setdefault(part.event, []).append(part.target)
-        self._needed = _uses(parts)
+        self._needed = _uses(todo)
         self._shadow = Shadow()
         self._peers: dict[str, np.ndarray] = {}
         self._truths: dict[str, np.ndarray] = {}
 
     def judged(self, inputs: Sequence[Tensor]) -> Walked:
-        """Judge every segment."""
+        """Judge the segments."""
         self._peers |= {name: x.numpy() for name, x in zip(self._graph.inputs, inputs)}
         self.walk(inputs)
         self._flush()
@@ -128,10 +136,12 @@ class SegmentWalk(Calls):
             names = self._targets.get(first + position)
             if names is None:
                 continue
-            peer, truth = x.detach().clone().numpy(), self._shadow.value(x).detach().clone().numpy()
+            asked = [name for name in names if name in self._parts]
+            if asked:
+                self._truths |= dict.fromkeys(asked, self._shadow.value(x).detach().clone().numpy())
             self._shadow.restart(x)
-            self._peers |= dict.fromkeys(names, peer)
-            self._truths |= dict.fromkeys(names, truth)
+            if asked or any(self._needed.get(name) for name in names):
+                self._peers |= dict.fromkeys(names, x.detach().clone().numpy())
         if self._held() > self._budget:
             self._flush()
 
