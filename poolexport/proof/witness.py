@@ -250,13 +250,11 @@ def _lengths(length: int) -> Iterator[int]:
 
 
 def _starts(x: Tensor, axis: int, length: int) -> list[int]:
-    """Where to cut an axis: in front, around the largest cell, and a few places between."""
-    last = x.shape[axis] - length
+    """Where to cut an axis: in front, and around the largest cell."""
     if not x.numel():
         return [0]
     largest = int(torch.unravel_index(x.abs().nan_to_num(0).argmax(), x.shape)[axis])
-    around = min(max(0, largest - length // 2), last)
-    return list(dict.fromkeys([0, around, *range(0, last + 1, max(1, last // 4))]))
+    return list(dict.fromkeys([0, min(max(0, largest - length // 2), x.shape[axis] - length)]))
 
 
 def _keeping(x: Tensor, cells: Tensor) -> Tensor:

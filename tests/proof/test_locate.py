@@ -209,6 +209,8 @@ def test_weights_beside_the_file_are_found(tmp_path):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()).eval()
     x = torch.randn(1, 1, 6, 7)
     bundle = poolexport.export(model, x, tmp_path / "net", external_data=True, verify=False)
+    located = locate(bundle.path, model, [x])
+    assert (located.culprits, len(located.steps)) == ((), 2)
     with torch.no_grad():
         model[0].bias += 1
     assert [culprit.path for culprit in locate(bundle.path, model, [x]).culprits] == ["0"]
