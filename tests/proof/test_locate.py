@@ -206,9 +206,10 @@ def test_a_branch_that_takes_values_from_outside_is_one_node(operator, culprits,
 
 
 def test_weights_beside_the_file_are_found(tmp_path):
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()).eval()
+    model = nn.Sequential(nn.Conv2d(1, 64, 5), nn.ReLU()).eval()
     x = torch.randn(1, 1, 6, 7)
     bundle = poolexport.export(model, x, tmp_path / "net", external_data=True, verify=False)
+    assert (bundle.path / "model.onnx.data").stat().st_size >= 6400
     located = locate(bundle.path, model, [x])
     assert (located.culprits, len(located.steps)) == ((), 2)
     with torch.no_grad():
