@@ -56,7 +56,8 @@ def locate(
         factor: how many times farther from the truth than torch a step may be.
         rtol, atol: replace that rule by ``error <= atol + rtol * scale``.
         seed: of the ways to round that a step may be excused by.
-        budget: bytes of values to hold at a time.
+        budget: bytes of values to hold at a time. Besides, a part of the file takes about five times the bytes of the
+            weights in it while it is made and run.
 
     Returns:
         The culprits, and all steps that were judged.

@@ -109,8 +109,9 @@ class Runner:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
         try:
-            content = self._graph.part(targets, cuts, inner, {name: x.dtype for name, x in truths.items()})
-            runtime = session(content, options=options)
+            types = {name: x.dtype for name, x in truths.items()}
+            # The bytes are as large as the weights, and are let go as soon as the session has them.
+            runtime = session(self._graph.part(targets, cuts, inner, types), options=options)
             given = truths or inputs
             feed = {port.name: given[port.name.removesuffix(TRUE)] for port in runtime.get_inputs()}
             answers = iter(runtime.run([*targets, *(each for name in inner for each in prints_of(name))], feed))

@@ -34,13 +34,13 @@ def test_an_export_audits_a_model_once(tmp_path, monkeypatch):
 
 def test_models_are_rounded_anew_only_where_that_decides(tmp_path, monkeypatch):
     made = []
-    shaken = verify._shaken
+    shaken = verify.with_shaken_weights
 
     def counted(*args):
         made.append(args)
         return shaken(*args)
 
-    monkeypatch.setattr(verify, "_shaken", counted)
+    monkeypatch.setattr(verify, "with_shaken_weights", counted)
     torch.manual_seed(0)
     poolexport.export(nn.Conv2d(3, 4, 3).eval(), torch.randn(1, 3, 9, 9), tmp_path / "right.onnx")
     assert not made
