@@ -55,6 +55,14 @@ class Standard:
         accepted, peers = _accepted(self.model, inputs, self.example)
         return Asked(self, accepted, peers)
 
+    def exactly(self, inputs: tuple[Tensor, ...]) -> Asked:
+        """The answers to these inputs, and no others in their place where the model refuses them.
+
+        Raises:
+            InputError: it does.
+        """
+        return Asked(self, inputs, [t.numpy() for t in tensors_of(run(self.model, inputs))])
+
 
 class Asked:
     """The model's answers to some inputs.
@@ -85,7 +93,7 @@ class Asked:
         """What it answers in float64 where every input and weight is rounded differently; None where it cannot."""
         if self._standard.precise is None:
             return None
-        return _answers(self._standard.shaken, _rounded_anew(self.inputs, self._standard.seed))
+        return _answers(self._standard.shaken, rounded_anew(self.inputs, self._standard.seed))
 
     @cached_property
     def others(self) -> list[list[np.ndarray]]:
@@ -126,30 +134,30 @@ def _shaken(precise: nn.Module, example: Sequence[Tensor], seed: int) -> nn.Modu
     with torch.no_grad():
         for position, weight in enumerate([*shaken.parameters(), *shaken.buffers()]):
             if weight.is_floating_point():
-                weight.mul_(_shake(weight, _unit(example), seed + position))
+                weight.mul_(shake(weight, unit_of(example), seed + position))
     return shaken
 
 
-def _rounded_anew(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
+def rounded_anew(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
     """Inputs in float64 with every value moved by one rounding unit, up or down.
 
     Whole numbers after the first input stay: they may be exact, as the number of the map that a box is on.
     """
-    unit = _unit(inputs)
-    moved = [x.double() * _shake(x, unit, seed + k) if x.is_floating_point() else x for k, x in enumerate(inputs)]
+    unit = unit_of(inputs)
+    moved = [x.double() * shake(x, unit, seed + k) if x.is_floating_point() else x for k, x in enumerate(inputs)]
     for k, x in enumerate(inputs):
         if k and x.is_floating_point():
             moved[k] = torch.where(x == x.round(), x.double(), moved[k])
     return tuple(moved)
 
 
-def _shake(like: Tensor, unit: float, seed: int) -> Tensor:
+def shake(like: Tensor, unit: float, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     signs = torch.empty(like.shape, dtype=torch.float64).random_(0, 2, generator=generator)
     return signs.mul_(2 * unit).add_(1 - unit)
 
 
-def _unit(inputs: Sequence[Tensor]) -> float:
+def unit_of(inputs: Sequence[Tensor]) -> float:
     """Rounding unit of the inputs' floating type; float32's where there is none."""
     return next((torch.finfo(x.dtype).eps for x in inputs if x.is_floating_point()), torch.finfo(torch.float32).eps)
 

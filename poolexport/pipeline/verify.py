@@ -158,16 +158,16 @@ def verify(
         ParityError: the answers differ; the error holds the verdict.
         FrozenAxisError: they differ at lengths of a dynamic axis that the trace never saw, and only there.
     """
-    bounds = _bounds(factor, rtol, atol)
+    bounds = rule_of(factor, rtol, atol)
     runtime = session(path)
     ports = runtime.get_inputs()
-    _require_same_inputs(ports, example)
+    require_same_inputs(ports, example)
     standard = Standard(model, example, seed, sharing=audited)
     with random_states_kept(seed):
         settled = Settled() if audited else settle(standard.model, example, randomness)
         drawn = _random_outputs(path) if kept(settled.policies) else []
         rule = partial(judge, sensitivity=SENSITIVITY, factor=factor, rtol=rtol, atol=atol)
-        judged = partial(_judged, drawn=drawn, rule=rule)
+        judging = partial(judged, drawn=drawn, rule=rule)
         drawn_up = list(trials(ports, example, seed, extremes=extremes))
         plan: list[Trial | Given] = [*drawn_up, *data]
         again_on = _few(drawn_up)
@@ -185,7 +185,7 @@ def verify(
             except InputError as error:
                 skipped.append(str(error))
                 continue
-            judgements = judged(runtime, asked, doubt=doubt)
+            _, judgements = judging(runtime, asked, doubt=doubt)
             counts = strict or trial.values not in stress.NOT_NUMBERS
             doubt = doubt and (_all_passed(judgements) or not counts)
             tried.append(trial)
@@ -197,7 +197,7 @@ def verify(
             for k, (trial, asked) in enumerate(again):
                 if progress is not None:
                     progress("verify", len(plan) + number * len(again) + k, total)
-                judgements = judged(opened, asked, doubt=doubt)
+                _, judgements = judging(opened, asked, doubt=doubt)
                 doubt = doubt and _all_passed(judgements)
                 tried.append(trial)
                 checks.append(Check(trial.values, asked.shapes, judgements, str(variant)))
@@ -229,15 +229,15 @@ def _few(plan: Sequence[Trial]) -> list[Trial]:
     return traced + [trial for trial in plan[-1:] if trial.shapes != plan[0].shapes]
 
 
-def _judged(
+def judged(
     runtime: ort.InferenceSession,
     asked: Asked,
     *,
     doubt: bool,
     drawn: Collection[str],
     rule: Rule,
-) -> tuple[Judgement, ...]:
-    """How the outputs of a run are judged; what may widen a bound is asked for only where something is too far off."""
+) -> tuple[list[np.ndarray] | str, tuple[Judgement, ...]]:
+    """What a run answers, and how it is judged; what may widen a bound is asked for only where that may matter."""
     results = _run_file(runtime, runtime.get_inputs(), asked.inputs)
     compare = partial(_compare, runtime, results, asked.peers, asked.truths, drawn, rule)
     judgements = compare()
@@ -245,7 +245,7 @@ def _judged(
         judgements = compare(moved=asked.moved)
         if doubt and not _all_passed(judgements):
             judgements = compare(moved=asked.moved, others=asked.others)
-    return judgements
+    return results, judgements
 
 
 def _all_passed(judgements: Sequence[Judgement]) -> bool:
@@ -351,7 +351,7 @@ def _random_outputs(source: Source) -> list[str]:
     return random_outputs(model)
 
 
-def _bounds(factor: float, rtol: float | None, atol: float | None) -> str:
+def rule_of(factor: float, rtol: float | None, atol: float | None) -> str:
     """The rule that answers are judged by, in words.
 
     Raises:
@@ -367,7 +367,7 @@ def _bounds(factor: float, rtol: float | None, atol: float | None) -> str:
     return f"atol {atol or 0.0:g} + rtol {rtol or 0.0:g} times the scale"
 
 
-def _require_same_inputs(ports: Sequence[ort.NodeArg], example: Sequence[Tensor]) -> None:
+def require_same_inputs(ports: Sequence[ort.NodeArg], example: Sequence[Tensor]) -> None:
     if not ports:
         raise InputError("the file has no inputs: its answer is a constant, and there is nothing to compare")
     if len(ports) != len(example):
