@@ -5,7 +5,8 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest test-runtimes test-handoff soak check unit bench bench-models baseline docs clean
+.PHONY: demo test test-lowest test-runtimes test-handoff test-ray soak check unit bench bench-models bench-serve baseline \
+	docs clean
 
 demo: $(VENV)/demo.done  ## export, verify and run every reference checkpoint; out/demo/index.html shows what happened
 	$(BIN)/poolexport demo --output out/demo --force
@@ -31,6 +32,9 @@ test-runtimes: $(VENV)/test.done  ## one corpus of exports on every release of o
 test-handoff: $(VENV)/test.done  ## Triton's core and KServe's classes read what we wrote, each in .venv-handoff; minutes
 	$(BIN)/python tests/handoff/oracles.py
 
+test-ray: $(VENV)/test.done  ## a Ray cluster of two machines, replicas and machines killed, in .venv-ray; needs root; minutes
+	$(BIN)/python tests/cluster/oracles.py
+
 soak: $(VENV)/test.done  ## a server under everything at once, by the hundred thousand; SOAK="--minutes 30" for longer; minutes
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m serve.soak $(SOAK)
 
@@ -39,6 +43,9 @@ bench: $(VENV)/test.done  ## time every method in torch and in onnxruntime; benc
 
 bench-models: $(VENV)/test.done  ## time and memory of exporting whole networks; benchmarks/results/whole_models.json; an hour
 	$(BIN)/python benchmarks/whole_models.py
+
+bench-serve: $(VENV)/test.done  ## our server beside six others, each in .venv-bench; benchmarks/results/serving.json; 12 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/serving.py
 
 baseline: $(VENV)/test.done  ## plain torch.onnx.export, with our table, and ours, on every case; benchmarks/results/baseline.json
 	$(BIN)/python benchmarks/baseline.py
@@ -62,4 +69,4 @@ $(VENV)/test.done: $(VENV)/torch.done pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-lowest .venv-ort .venv-handoff out build
+	rm -rf .venv .venv-lowest .venv-ort .venv-handoff .venv-ray .venv-bench out build

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import serving_section
+
 from poolexport import catalog
 from poolexport.cli.methods import source
 from poolexport.method import Limit, Method
@@ -26,6 +28,7 @@ PICTURES = ROOT / "docs/methods/pictures"
 BENCHMARK = ROOT / "benchmarks/results/methods.json"
 BASELINE = ROOT / "benchmarks/results/baseline.json"
 WHOLE_MODELS = ROOT / "benchmarks/results/whole_models.json"
+SERVING = ROOT / "benchmarks/results/serving.json"
 
 
 def methods_table() -> str:
@@ -256,8 +259,9 @@ def benchmark_page() -> str:
         f"| {row['inlined']:.2f} | {row['function'] / row['copy']:.0f} |"
         for name, row in report["methods"].items()
     ]
-    section = whole_models()
-    return "\n".join([*lines, *([""] if section else []), *section]) + "\n"
+    for section in (whole_models(), serving_section.lines(SERVING)):
+        lines += ["", *section] if section else []
+    return "\n".join(lines) + "\n"
 
 
 def whole_models() -> list[str]:

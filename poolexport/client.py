@@ -36,8 +36,9 @@ CODES = {
     "UNAVAILABLE": 0,
     "DEADLINE_EXCEEDED": 504,
 }
-#: Answers after which a request may be sent once more: nobody was there, or had no room for it.
-AGAIN = frozenset({0, 503})
+#: Answers after which a request may be sent once more: nobody was there, what was to answer it ended, as a replica of a
+#: cluster may, or there was no room for it.
+AGAIN = frozenset({0, 500, 503})
 
 
 class Client:

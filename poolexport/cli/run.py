@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from poolexport.cli import _picture, _show
+from poolexport.cli import _picture, _ray, _show
 from poolexport.cli._progress import progress
 from poolexport.errors import InputError
 
@@ -23,6 +25,7 @@ from poolexport.errors import InputError
 @click.option("--keep-going", is_flag=True, help="Go on after a file that cannot be read or run, and list it.")
 @click.option("--force", is_flag=True, help="Run everything anew.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@_ray.options("Run")
 def run(
     model: Path,
     inputs: tuple[Path, ...],
@@ -32,12 +35,15 @@ def run(
     keep_going: bool,
     force: bool,
     as_json: bool,
+    on_ray: bool,
+    ray_address: str | None,
     **pixels: Any,
 ) -> None:
     """Run a model over files and folders of arrays and images.
 
     MODEL is a bundle or an .onnx file; INPUTS are .npy, .npz and image files, or folders of them. Every file gives one
-    .npz of the outputs. Started again, a run that was cut off goes on where it was.
+    .npz of the outputs. Started again, a run that was cut off goes on where it was. With --ray, files are read and
+    answers written here, and the model runs on all processors of a cluster.
 
     \b
     Example:
@@ -46,8 +52,13 @@ def run(
     from poolexport import offline
 
     picture = _picture.picture(**pixels)
+    run_them: Callable[..., offline.Report] = offline.run
+    if on_ray or ray_address:
+        from poolexport.offline import cluster
+
+        run_them = partial(cluster.run, address=ray_address or "")
     with progress() as report:
-        done = offline.run(
+        done = run_them(
             model,
             inputs,
             out,

@@ -9,13 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from poolexport.cli import _show
+from poolexport.cli import _ray, _show
 from poolexport.errors import InputError
 
 if TYPE_CHECKING:
-    from poolexport.serve.state import State
+    from poolexport.serve.cluster import Entrance, Scale
+    from poolexport.serve.config import Settings
+    from poolexport.serve.state import Place, State
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+TLS = "--certificate and --key"
+#: Options of a server on this machine, and what does the same on a cluster.
+NOT_ON_RAY = {
+    "workers": "--replicas says how many processes answer",
+    "metrics_port": "Ray has metrics of its own, see its dashboard",
+    "header_seconds": "Ray's proxies wait as long as they do",
+    "control": "run the command again, and what is served is updated",
+    "certificate": "put a proxy with TLS before Ray's",
+    "key": "put a proxy with TLS before Ray's",
+    "front": "Ray has a server of its own",
+}
+#: Options of a cluster.
+ON_RAY = dict.fromkeys(("replicas", "max_replicas", "replicas_per_node", "cpus", "detach"), "add --ray")
 
 
 def _configured(context: click.Context, _: click.Parameter, file: Path | None) -> None:
@@ -98,6 +113,12 @@ def _configured(context: click.Context, _: click.Parameter, file: Path | None) -
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
+@_ray.options("Serve")
+@click.option("--replicas", type=click.IntRange(1), default=1, show_default=True, help="Processes on the cluster.")
+@click.option("--max-replicas", type=click.IntRange(1), help="As many under load; --replicas by default.")
+@click.option("--replicas-per-node", type=click.IntRange(1), help="Most of them on one machine.")
+@click.option("--cpus", type=click.FloatRange(0.01), default=1.0, show_default=True, help="Processors of a replica.")
+@click.option("--detach", is_flag=True, help="End once everything is served on the cluster, and leave it so.")
 def serve(
     models: tuple[str, ...],
     repository: Path | None,
@@ -117,27 +138,43 @@ def serve(
     key: Path | None,
     front: Any,
     log_level: str,
+    on_ray: bool,
+    ray_address: str | None,
+    replicas: int,
+    max_replicas: int | None,
+    replicas_per_node: int | None,
+    cpus: float,
+    detach: bool,
     **given: Any,
 ) -> None:
     """Serve models over HTTP and gRPC, as the Open Inference Protocol (KServe V2) says.
 
     Every model is opened, run and compared with its sample by a process of its own before the port opens. Ctrl-C or
-    SIGTERM ends the server once all accepted requests are answered.
+    SIGTERM ends the server once all accepted requests are answered. With --ray, the same server runs as replicas on a
+    cluster; run again, the command updates them without losing a request.
 
     \b
     Example:
       poolexport serve build
       curl localhost:8000/v2/models/build
     """
+    from poolexport.cluster import require
     from poolexport.serve import process
     from poolexport.serve.config import MIB, Limits, Settings
     from poolexport.serve.worker import Plan
 
+    on_ray = on_ray or bool(ray_address)
+    if on_ray:
+        _ray.refuse(NOT_ON_RAY, "means nothing with --ray")
+    else:
+        _ray.refuse(ON_RAY, "is for a cluster")
     if bool(certificate) != bool(key):
         raise InputError("TLS needs both --certificate and --key")
     if not models and repository is None:
         raise InputError("there is nothing to serve; name bundles, .onnx files or a --repository")
-    process.require(front, grpc=bool(grpc_port))
+    process.require(front, grpc=bool(grpc_port) or on_ray)
+    if on_ray:
+        require("serving on a cluster", "fastapi")
     from poolexport.serve.state import places
 
     names = {"max_batch": "batch", "max_body": "body"}
@@ -156,21 +193,71 @@ def serve(
         tokens=process.tokens(token_file) if token_file else (),
     )
     if not _is_loopback(host):
-        _warn(host, settings.tokens, certificate, control)
+        _warn(host, settings.tokens, control, "" if certificate else "a proxy with TLS" if on_ray else TLS)
     found = places(models, repository)
+    if on_ray:
+        from poolexport.serve.cluster import Entrance, Scale
+
+        scale = Scale(replicas, max_replicas or replicas, replicas_per_node or 0, cpus)
+        # Ray serves gRPC at every address of a machine, so it is not served unasked
+        entrance = Entrance(host, port, grpc_port if _ray.given("grpc_port") else 0)
+        _on_ray(found, settings, scale, entrance, ray_address or "", log_level, detach=detach)
+        return
     plan = Plan(settings, str(repository or ""), host, grpc_port, str(certificate or ""), str(key or ""), log_level)
 
     def ready(state: State) -> None:
-        for entry in state.entries:
-            facts = entry.facts
-            replayed = "sample replayed" if facts and facts.replayed else "no sample to replay"
-            verdict = (facts.verdict if facts else "") or "no verdict"
-            _show.note(f"{entry.place.name}, version {entry.place.version}: {verdict}, {replayed}")
+        _tell(state)
         scheme = "https" if certificate else "http"
         grpc = f", gRPC at {host}:{grpc_port}" if grpc_port else ""
         _show.note(f"serving at {scheme}://{host}:{port}{grpc}")
 
     process.serve(found, plan, process.Address(host, port, metrics_port), front, ready)
+
+
+def _on_ray(
+    found: list[Place],
+    settings: Settings,
+    scale: Scale,
+    entrance: Entrance,
+    address: str,
+    log_level: str,
+    *,
+    detach: bool,
+) -> None:
+    from poolexport.serve import cluster
+
+    if scale.most < scale.replicas:
+        raise InputError(f"--max-replicas {scale.most} is less than --replicas {scale.replicas}")
+    if entrance.grpc_port and not settings.tokens:
+        _show.warning("Ray serves gRPC at every address of a machine, and anybody there may use it; add --tokens")
+
+    def ready(state: State) -> None:
+        _tell(state)
+        grpc = f", gRPC at port {entrance.grpc_port}" if entrance.grpc_port else ""
+        _show.note(f"serving at http://{entrance.host}:{entrance.port}{grpc}, on every machine with a replica")
+        if detach:
+            _show.note("it stays when this command ends; 'serve shutdown' takes Ray Serve down")
+
+    cluster.serve(
+        found,
+        settings,
+        scale,
+        entrance,
+        address=address,
+        detach=detach,
+        log_level=log_level,
+        ready=ready,
+        note=_show.note,
+    )
+
+
+def _tell(state: State) -> None:
+    """What is known about the models that are served."""
+    for entry in state.entries:
+        facts = entry.facts
+        replayed = "sample replayed" if facts and facts.replayed else "no sample to replay"
+        verdict = (facts.verdict if facts else "") or "no verdict"
+        _show.note(f"{entry.place.name}, version {entry.place.version}: {verdict}, {replayed}")
 
 
 def _is_loopback(host: str) -> bool:
@@ -180,12 +267,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _warn(host: str, tokens: tuple[bytes, ...], certificate: Path | None, control: bool) -> None:
-    lacking = [
-        option for option, there in (("--tokens", tokens), ("--certificate and --key", certificate)) if not there
-    ]
+def _warn(host: str, tokens: tuple[bytes, ...], control: bool, tls: str) -> None:
+    """Tell what protects a server that others reach; ``tls`` says what would give it TLS, where it has none."""
     open_to = f"{host} is reached from other machines"
     if control and not tokens:
         raise InputError(f"{open_to}, and --control lets anybody there load and unload models; add --tokens")
+    lacking = [option for option in ("" if tokens else "--tokens", tls) if option]
     if lacking:
         _show.warning(f"{open_to}, and anybody there may use this server; {' and '.join(lacking)} would protect it")

@@ -4,6 +4,7 @@ items.py     which files there are, and what their answers will be called
 reading.py   what a file holds, as the model takes it
 writing.py   answers on disk, whole or not at all, and what a later run may skip
 running.py   the loop over all of them
+cluster.py   the same on a Ray cluster
 """
 
 from poolexport.offline.items import Item, items

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 from poolexport.errors import InputError
@@ -15,10 +16,19 @@ IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".
 
 @dataclass(frozen=True)
 class Item:
-    """A file to run, and what its answer is called, relative to the folder of answers and without an ending."""
+    """A file to run, and what its answer is called, relative to the folder of answers and without an ending.
+
+    ``content`` is what is in it, where it came from another machine.
+    """
 
     path: Path
     answer: PurePosixPath
+    content: bytes | None = None
+
+    @property
+    def source(self) -> Path | BytesIO:
+        """What to read it from."""
+        return self.path if self.content is None else BytesIO(self.content)
 
     @property
     def is_image(self) -> bool:

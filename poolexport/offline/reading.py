@@ -56,10 +56,10 @@ def read(item: Item, ports: Sequence[ort.NodeArg], picture: Picture) -> Feed:
         if item.is_image:
             return _image(item, ports, picture)
         if item.path.suffix.lower() == ".npz":
-            with np.load(item.path, allow_pickle=False) as arrays:
+            with np.load(item.source, allow_pickle=False) as arrays:
                 held = {name: arrays[name] for name in arrays.files}
         else:
-            held = {"": np.load(item.path, allow_pickle=False, mmap_mode="r")}
+            held = {"": np.load(item.source, allow_pickle=False, mmap_mode="r" if item.content is None else None)}
     except InputError:
         raise
     except Exception as error:  # archives and image codecs raise errors of their own
@@ -94,11 +94,15 @@ def _image(item: Item, ports: Sequence[ort.NodeArg], picture: Picture) -> Feed:
         raise InputError(f"images go to a model of one input of N x 1, 3 or 4 x H x W, but this one takes {shapes}")
     [port] = ports
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise MissingExtraError("pillow", "run", "reading images") from error
     channels = port.shape[1]
-    with Image.open(item.path) as opened:
+    try:
+        opening = Image.open(item.source)
+    except UnidentifiedImageError as error:
+        raise InputError(f"{item.path} cannot be read: it is no image of a known kind") from error
+    with opening as opened:
         image = ImageOps.exif_transpose(opened).convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
         if picture.size is not None:
             height, width = picture.size

@@ -17,7 +17,7 @@ from poolexport.bundle import files, model_path, sha256
 from poolexport.errors import InputError, OutputError, PoolExportError
 from poolexport.offline.items import Item, items
 from poolexport.offline.reading import DTYPES, Feed, Picture, read
-from poolexport.offline.writing import Answers, require_names
+from poolexport.offline.writing import Answers, Writer, require_names
 from poolexport.runtime import session
 from poolexport.runtime.rows import batch_axis, mixed_rows
 
@@ -76,45 +76,83 @@ def run(
         InputError: an input cannot be used and ``keep_going`` is not set, or the model cannot be loaded.
         OutputError: an answer cannot be written.
     """
-    if batch < 1:
-        raise InputError(f"at least one row makes a batch, not {batch}")
     threads = os.cpu_count() or 1 if threads is None else threads
-    if threads < 1:
-        raise InputError(f"it takes at least one thread, not {threads}")
-    found = items(inputs, Path(out))
-    worker = _Worker(model, batch, picture)
-    answers = Answers(Path(out), {"model": _digest(model), "picture": asdict(picture)}, force=force)
-    todo = [item for item in found if not answers.has(item)]
-    failures: list[Failure] = []
-    written = 0
-
-    def collect(done: Future[list[Failure]], count: int) -> None:
-        nonlocal written
-        failed = done.result()
-        if failed and not keep_going:
-            raise InputError(failed[0].reason)
-        failures.extend(failed)
-        written += count - len(failed)
-        if progress is not None:
-            progress("run", written + len(failures), len(todo))
-
+    job = Job(model, inputs, out, batch, threads, picture, keep_going=keep_going, force=force, progress=progress)
     # Files are handed out in groups, and no more than two groups a thread are in memory.
     waiting: deque[tuple[Future[list[Failure]], int]] = deque()
+
+    def collect() -> None:
+        done, count = waiting.popleft()
+        job.collect(done.result(), count)
+
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for group in _groups(todo, batch):
+            for group in _groups(job.todo, batch):
                 if len(waiting) >= 2 * threads:
-                    collect(*waiting.popleft())
-                waiting.append((pool.submit(worker.answer, group, answers), len(group)))
+                    collect()
+                waiting.append((pool.submit(job.worker.answer, group, job.answers), len(group)))
             while waiting:
-                collect(*waiting.popleft())
+                collect()
         except BaseException:
-            worker.stop.set()
+            job.worker.stop.set()
             for future, _ in waiting:
                 future.cancel()
             raise
-    answers.failures({os.fspath(failure.path): failure.reason for failure in failures})
-    return Report(written, len(found) - len(todo), tuple(failures))
+    return job.report()
+
+
+class Job:
+    """The files that there are, those that are to be run, and what became of them; see ``run`` for the arguments."""
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        inputs: Sequence[str | os.PathLike[str]],
+        out: str | os.PathLike[str],
+        batch: int,
+        threads: int,
+        picture: Picture,
+        *,
+        keep_going: bool,
+        force: bool,
+        progress: Progress | None,
+    ) -> None:
+        if batch < 1:
+            raise InputError(f"at least one row makes a batch, not {batch}")
+        if threads < 1:
+            raise InputError(f"it takes at least one thread, not {threads}")
+        found = items(inputs, Path(out))
+        self.worker = Worker(model, batch, picture)
+        self.answers = Answers(Path(out), {"model": _digest(model), "picture": asdict(picture)}, force=force)
+        self.todo = [item for item in found if not self.answers.has(item)]
+        self._found = len(found) - len(self.todo)
+        self._keep_going = keep_going
+        self._progress = progress
+        self._written = 0
+        self._failures: list[Failure] = []
+
+    def collect(self, failed: Sequence[Failure], count: int) -> None:
+        """Count files that are done.
+
+        Args:
+            failed: those of them that have no answer.
+            count: of all of them.
+
+        Raises:
+            InputError: one failed, and that ends everything.
+        """
+        if failed and not self._keep_going:
+            raise InputError(failed[0].reason)
+        self._failures.extend(failed)
+        self._written += count - len(failed)
+        if self._progress is not None:
+            self._progress("run", self._written + len(self._failures), len(self.todo))
+
+    def report(self) -> Report:
+        """What became of every file, which is also kept beside the answers."""
+        failures = sorted(self._failures, key=lambda failure: failure.path)
+        self.answers.failures({os.fspath(failure.path): failure.reason for failure in failures})
+        return Report(self._written, self._found, tuple(failures))
 
 
 def _groups(todo: Sequence[Item], batch: int) -> list[list[Item]]:
@@ -130,7 +168,7 @@ def _digest(model: str | os.PathLike[str]) -> str:
     return hashlib.sha256("".join(map(sha256, files(model_path(model)))).encode()).hexdigest()
 
 
-class _Worker:
+class Worker:
     """Answers groups of files; used by several threads."""
 
     def __init__(self, model: str | os.PathLike[str], batch: int, picture: Picture) -> None:
@@ -144,7 +182,7 @@ class _Worker:
         self._lock = threading.Lock()
         self._independent: bool | None = None if batch_axis(self.session) else False
 
-    def answer(self, group: Sequence[Item], answers: Answers) -> list[Failure]:
+    def answer(self, group: Sequence[Item], answers: Writer) -> list[Failure]:
         """Read, run and write; what could not be done is told, but a disk that is full ends everything."""
         failures = []
         feeds: list[tuple[Item, Feed]] = []

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -17,6 +17,13 @@ from poolexport.offline.items import Item
 #: Says which run the answers in a folder belong to.
 NOTE = "run.json"
 FAILED = "failed.json"
+
+
+class Writer(Protocol):
+    """What takes answers."""
+
+    def write(self, answer: PurePosixPath, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take the arrays that answer a file."""
 
 
 class Answers:
@@ -62,13 +69,20 @@ class Answers:
 
     def write(self, answer: PurePosixPath, arrays: Mapping[str, np.ndarray]) -> None:
         """Raises OutputError where the disk is full or the folder is gone."""
+        self._replace(answer, lambda file: archive(file, arrays))
+
+    def keep(self, answer: PurePosixPath, content: bytes) -> None:
+        """Write an archive that was made elsewhere; raises as ``write`` does."""
+        self._replace(answer, lambda file: file.write(content))
+
+    def _replace(self, answer: PurePosixPath, write: Callable[[BinaryIO], Any]) -> None:
         place = self.place(answer)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             aside = place.with_name(f".{place.name}.{os.getpid()}.partial")
             try:
                 with aside.open("wb") as file:
-                    np.savez(file, allow_pickle=False, **arrays)
+                    write(file)
                 aside.replace(place)
             finally:
                 aside.unlink(missing_ok=True)
@@ -81,6 +95,11 @@ class Answers:
             replace(self.folder / FAILED, (json.dumps(dict(found), indent=1) + "\n").encode())
         else:
             (self.folder / FAILED).unlink(missing_ok=True)
+
+
+def archive(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as an ``.npz``."""
+    np.savez(file, allow_pickle=False, **arrays)
 
 
 def require_names(names: list[str]) -> None:

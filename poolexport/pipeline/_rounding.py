@@ -31,7 +31,7 @@ def rounded_otherwise(model: nn.Module, inputs: Sequence[Tensor], seed: int) -> 
     answers = []
     for number in range(SAMPLES):
         try:
-            with _ByLot(seed + number):
+            with RoundedByLot(seed + number):
                 answers.append([t.numpy() for t in tensors_of(run(model, inputs))])
         except InputError:
             # The model refuses what its own rounding led to; the others still tell.
@@ -39,7 +39,9 @@ def rounded_otherwise(model: nn.Module, inputs: Sequence[Tensor], seed: int) -> 
     return answers
 
 
-class _ByLot(TorchDispatchMode):
+class RoundedByLot(TorchDispatchMode):
+    """Every operator computes in float64, and rounds its result up or down by lot."""
+
     def __init__(self, seed: int) -> None:
         super().__init__()
         self._generator = torch.Generator().manual_seed(seed)

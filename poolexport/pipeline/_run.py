@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,12 +16,8 @@ from poolexport.errors import InputError
 def run(model: nn.Module, args: Sequence[Tensor]) -> Any:
     """Run the model without gradients; an error names the dotted path of the module that raised it."""
     entered: list[str] = []
-    hooks = []
-    for path, module in model.named_modules():
-        hooks.append(module.register_forward_pre_hook(lambda _, __, path=path: entered.append(path)))
-        hooks.append(module.register_forward_hook(lambda _, __, ___: entered.__delitem__(-1)))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), entering(model) as entered:
             return model(*args)
     except InputError:
         raise
@@ -31,6 +28,18 @@ def run(model: nn.Module, args: Sequence[Tensor]) -> Any:
         shapes = ", ".join("x".join(map(str, x.shape)) for x in args)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{where} failed on an input of shape {shapes}: {reason}") from error
+
+
+@contextmanager
+def entering(model: nn.Module) -> Iterator[list[str]]:
+    """Dotted paths of the modules that are being run, outermost first; they stay where one of them fails."""
+    entered: list[str] = []
+    hooks = []
+    for path, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda _, __, path=path: entered.append(path)))
+        hooks.append(module.register_forward_hook(lambda _, __, ___: entered.__delitem__(-1)))
+    try:
+        yield entered
     finally:
         for hook in hooks:
             hook.remove()

@@ -60,6 +60,14 @@ class Standard:
         taken, peers = accepted(partial(_answers, self.model), inputs, self.example)
         return Asked(self, taken, peers)
 
+    def exactly(self, inputs: tuple[Tensor, ...]) -> Asked:
+        """The answers to these inputs, and no others in their place where the model refuses them.
+
+        Raises:
+            InputError: it does.
+        """
+        return Asked(self, inputs, [t.numpy() for t in tensors_of(run(self.model, inputs))])
+
 
 class Asked:
     """The model's answers to some inputs.

@@ -163,10 +163,10 @@ def verify(
         ParityError: the answers differ; the error holds the verdict.
         FrozenAxisError: they differ at lengths of a dynamic axis that the trace never saw, and only there.
     """
-    bounds = _bounds(factor, rtol, atol, "torch's" if isinstance(model, nn.Module) else f"{FileStandard.truth}'s")
+    bounds = rule_of(factor, rtol, atol, "torch's" if isinstance(model, nn.Module) else f"{FileStandard.truth}'s")
     runtime = session(path)
     ports: Sequence[ort.NodeArg | Port] = runtime.get_inputs()
-    _require_same_inputs(ports, example)
+    require_same_inputs(ports, example)
     standard: Standard | FileStandard
     if isinstance(model, nn.Module):
         standard = Standard(model, example, seed, sharing=audited)
@@ -175,7 +175,7 @@ def verify(
         standard = FileStandard(model, runtime, example, seed)
         called = standard.truth
         ports = standard.ports
-        _require_same_inputs(ports, example)
+        require_same_inputs(ports, example)
     with random_states_kept(seed):
         if isinstance(standard, FileStandard):
             drawn = list(dict.fromkeys((*drawn_outputs(path), *standard.random)))
@@ -183,7 +183,7 @@ def verify(
             settled = Settled() if audited else settle(standard.model, example, randomness)
             drawn = drawn_outputs(path) if kept(settled.policies) else []
         rule = partial(judge, sensitivity=SENSITIVITY, factor=factor, rtol=rtol, atol=atol, called=called)
-        judged = partial(_judged, drawn=drawn, rule=rule)
+        judging = partial(judged, drawn=drawn, rule=rule)
         drawn_up = list(trials(ports, example, seed, extremes=extremes))
         plan: list[Trial | Given] = [*drawn_up, *data]
         again_on = _few(drawn_up)
@@ -201,7 +201,7 @@ def verify(
             except InputError as error:
                 skipped.append(str(error))
                 continue
-            results, judgements = judged(runtime, asked, doubt=doubt)
+            results, judgements = judging(runtime, asked, doubt=doubt)
             counts = strict or trial.values not in stress.NOT_NUMBERS
             doubt = doubt and (_all_passed(judgements) or not counts)
             tried.append(trial)
@@ -215,7 +215,7 @@ def verify(
             for k, (trial, asked) in enumerate(again):
                 if progress is not None:
                     progress("verify", len(plan) + number * len(again) + k, total)
-                results, judgements = judged(opened, asked, doubt=doubt)
+                results, judgements = judging(opened, asked, doubt=doubt)
                 doubt = doubt and _all_passed(judgements)
                 tried.append(trial)
                 checks.append(Check(trial.values, asked.shapes, judgements, str(variant)))
@@ -252,7 +252,7 @@ def _few(plan: Sequence[Trial]) -> list[Trial]:
     return traced + [trial for trial in plan[-1:] if trial.shapes != plan[0].shapes]
 
 
-def _judged(
+def judged(
     runtime: ort.InferenceSession,
     asked: Asked | FileAsked,
     *,
@@ -369,7 +369,7 @@ def _frozen(
     return FrozenAxisError(message, verdict, tuple(names), freezer.path, freezer.source)
 
 
-def _bounds(factor: float, rtol: float | None, atol: float | None, whose: str) -> str:
+def rule_of(factor: float, rtol: float | None, atol: float | None, whose: str = "torch's") -> str:
     """The rule that answers are judged by, in words.
 
     Raises:
@@ -385,7 +385,7 @@ def _bounds(factor: float, rtol: float | None, atol: float | None, whose: str) -
     return f"atol {atol or 0.0:g} + rtol {rtol or 0.0:g} times the scale"
 
 
-def _require_same_inputs(ports: Sequence[ort.NodeArg | Port], example: Sequence[Tensor]) -> None:
+def require_same_inputs(ports: Sequence[ort.NodeArg | Port], example: Sequence[Tensor]) -> None:
     if not ports:
         raise InputError("the file has no inputs: its answer is a constant, and there is nothing to compare")
     if len(ports) != len(example):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -250,20 +250,27 @@ def encode(model: Model, request: Request, answers: list[Array]) -> Any:
 
 def add_to_server(servicer: Servicer, server: Any) -> None:
     """Answer the calls of the service on a server, this one's or another's."""
-    handlers = {call.name: _handler(servicer, call) for call in SERVICE.methods}
+    handlers = {call.name: _handler(call, answer) for call, answer in calls(servicer)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),))
 
 
-def _handler(servicer: Servicer, call: Any) -> Any:
-    """How a call is answered: its bytes are read in it, so that what is no message is refused like all else."""
-    behaviour = getattr(servicer, call.name)
-    read = partial(_read, getattr(messages, call.input_type.name))
+def calls(servicer: Servicer) -> Iterator[tuple[Any, Callable[..., Any]]]:
+    """The calls of the service, and what answers each: it takes the bytes of a message, or a stream of them.
+
+    The bytes are read in it, so that what is no message is refused like all else.
+    """
+    for call in SERVICE.methods:
+        behaviour, read = getattr(servicer, call.name), partial(_read, getattr(messages, call.input_type.name))
+        if call.server_streaming:
+            yield call, _guarded_stream(servicer, behaviour, read)
+        else:
+            yield call, _guarded(servicer, behaviour, read, public=call.name in PUBLIC)
+
+
+def _handler(call: Any, answer: Callable[..., Any]) -> Any:
     write = getattr(messages, call.output_type.name).SerializeToString
-    if call.server_streaming:
-        stream = _guarded_stream(servicer, behaviour, read)
-        return grpc.stream_stream_rpc_method_handler(stream, response_serializer=write)
-    unary = _guarded(servicer, behaviour, read, public=call.name in PUBLIC)
-    return grpc.unary_unary_rpc_method_handler(unary, response_serializer=write)
+    handler = grpc.stream_stream_rpc_method_handler if call.server_streaming else grpc.unary_unary_rpc_method_handler
+    return handler(answer, response_serializer=write)
 
 
 def _read(kind: Any, data: bytes) -> Any:

@@ -7,10 +7,12 @@ import importlib
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -174,12 +176,24 @@ def _uvicorn(plan: Plan, address: Address) -> None:
         ssl_keyfile=plan.key or None,
     )
     if plan.settings.workers == 1:
-        uvicorn.Server(config).run()
+        with _signals_heard_once():
+            uvicorn.Server(config).run()
         return
     listening = config.bind_socket()
     # asyncio does not set it on connections of this socket, and answers would wait 40 ms for their second half
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     Multiprocess(config, sockets=[listening]).run()
+
+
+@contextmanager
+def _signals_heard_once() -> Iterator[None]:
+    """Let uvicorn, which raises the signal that stopped it once more, end as the other server does."""
+    kept = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 __all__ = ["Address", "Front", "State", "require", "require_free", "serve", "tokens"]

@@ -184,6 +184,21 @@ class Store:
                 continue
 
 
+class Still(Store):
+    """A state that nobody changes, of one process; it needs no folder."""
+
+    stamp = (0, 1)
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def read(self) -> State:
+        return self._state
+
+    def reached(self, number: int) -> None:
+        """There is nobody to tell."""
+
+
 def first_state(found: Sequence[Place], settings: Settings) -> State:
     """Try every model, some of them at a time.
 

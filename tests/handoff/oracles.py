@@ -12,41 +12,29 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-import poolexport
-from poolexport.handoff import deployment, kserve, triton
-from poolexport.nn import RoIMaxPool2d, SoftPool2d
-
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+import poolexport  # noqa: E402
+from poolexport.handoff import deployment, kserve, triton  # noqa: E402
+from poolexport.nn import RoIMaxPool2d, SoftPool2d  # noqa: E402
+from processes import environment, free_ports  # noqa: E402
+
 ENVIRONMENTS = HERE.parents[1] / ".venv-handoff"
 PACKAGES = {
     "triton": ("nvidia-pytriton==0.7.0", "tritonclient[http]", "onnxruntime==1.22.1", "numpy<2"),
     "kserve": ("kserve==0.21.0",),
 }
-
-
-def environment(name: str) -> Path:
-    """The Python of an environment, made where there is none."""
-    folder = ENVIRONMENTS / name
-    python = folder / "bin/python"
-    if not (folder / "done").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True)
-        words = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *PACKAGES[name]]
-        subprocess.run(words, check=True)
-        (folder / "done").touch()
-    return python
 
 
 def bundles(folder: Path) -> list[Path]:
@@ -76,7 +64,7 @@ def triton_core(python: Path, repository: Path, work: Path) -> Iterator[tuple[su
         shutil.copytree(HERE / "backend", backends / "onnxruntime")
     server = package / "tritonserver/bin/tritonserver"
     server.chmod(0o755)
-    ports = [free_port() for _ in range(3)]
+    ports = free_ports(3)
     options = dict(zip(("http", "grpc", "metrics"), ports))
     words = [server, "--model-repository", repository, "--backend-directory", backends, "--http-address", "127.0.0.1"]
     words += ["--grpc-address", "127.0.0.1", "--metrics-address", "127.0.0.1"]
@@ -96,12 +84,6 @@ def triton_core(python: Path, repository: Path, work: Path) -> Iterator[tuple[su
                 process.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def ready(process: subprocess.Popen[str], port: int) -> bool:
     """Whether the server comes up; False where it ends by itself."""
     import urllib.request
@@ -119,7 +101,7 @@ def ready(process: subprocess.Popen[str], port: int) -> bool:
 
 def ask_triton(folder: Path) -> list[str]:
     """What Triton gets wrong or does not notice."""
-    python = environment("triton")
+    python = environment(ENVIRONMENTS / "triton", PACKAGES["triton"])
     work = folder / "triton"
     work.mkdir()
     repository = work / "repository"
@@ -150,7 +132,7 @@ def ask_triton(folder: Path) -> list[str]:
 
 def ask_kserve(folder: Path) -> list[str]:
     """What KServe's classes do not read, or read without noticing a fault."""
-    python = environment("kserve")
+    python = environment(ENVIRONMENTS / "kserve", PACKAGES["kserve"])
     work = folder / "kserve"
     work.mkdir()
     [bundle, _] = bundles(work)

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import argparse
 import collections
-import os
 import pickle
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +23,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import conftest  # noqa: E402, F401  exports in tests keep what torch would build anew
 from poolexport.runtime.traps import LOADS, TRAPS, Release, release, spell  # noqa: E402
+from processes import environment  # noqa: E402
 from runtimes.corpus import build  # noqa: E402
 from runtimes.judging import Job, Line, judge_job, judge_traps, outcomes  # noqa: E402
 
@@ -35,31 +34,6 @@ VERSIONS = (
     *("1.31.1", "1.32.0"),
 )
 SOME = ("1.20.1", "1.22.1", "1.23.2", "1.25.1", "1.28.0", "1.32.0")
-
-
-def environment(version: str) -> Path:
-    """The Python of an environment with one onnxruntime and numpy, made where there is none.
-
-    Raises:
-        SystemExit: it cannot be installed, with the reason.
-    """
-    folder = ENVIRONMENTS / version
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if (folder / "done").is_file() and python.is_file():
-        return python
-    shutil.rmtree(folder, ignore_errors=True)
-    venv.create(folder, with_pip=True)
-    words = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "numpy<2.5"]
-    made = subprocess.run([*words, f"onnxruntime=={version}"], capture_output=True, text=True, check=False)
-    if made.returncode:
-        shutil.rmtree(folder, ignore_errors=True)
-        reason = (made.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise SystemExit(
-            f"error: onnxruntime {version} could not be installed into {folder}: {reason}\n"
-            "it takes the package registry once; leave the version out with --versions, or try again online"
-        )
-    (folder / "done").touch()
-    return python
 
 
 def run(python: Path, corpus: Path, results: Path, count: int) -> list[int]:
@@ -110,7 +84,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", type=Path, help="keep the corpus in this folder, or use the one that is there")
     options = parser.parse_args(words)
     versions = list(SOME) if options.reduced and options.versions == list(VERSIONS) else options.versions
-    pythons = {version: environment(version) for version in versions if release(version) in LOADS}
+    pythons = {
+        version: environment(ENVIRONMENTS / version, ("numpy<2.5", f"onnxruntime=={version}"))
+        for version in versions
+        if release(version) in LOADS
+    }
     with tempfile.TemporaryDirectory() as folder:
         corpus = options.corpus or Path(folder) / "corpus"
         start = time.perf_counter()

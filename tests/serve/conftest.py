@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import torch
 
 import poolexport
 from poolexport.nn import SoftPool2d
+from processes import free_ports
 from serve import models
 
 
@@ -44,14 +44,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     poolexport.export(soft, torch.randn(1, 3, 9, 11), folder / "soft", dynamic_shapes=dynamic, output_names=["y"])
     models.slow(folder / "slow.onnx")
     return folder
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 @dataclass

@@ -57,12 +57,13 @@ def test_nobody_there_is_no_status(scheme):
     assert caught.value.status == 0
 
 
-def test_a_request_that_found_no_room_is_sent_again(monkeypatch):
+@pytest.mark.parametrize("status", ["503", "500", "StatusCode.INTERNAL", "StatusCode.UNAVAILABLE"])
+def test_a_request_that_found_no_room_or_was_lost_is_sent_again(status):
     client = Client("http://127.0.0.1:1", retries=1)
 
     class Full(Exception):
         def status(self):
-            return "503"
+            return status
 
         def message(self):
             return "full"

@@ -65,23 +65,14 @@ def test_requests_that_wait_are_run_together_and_each_gets_its_own(soft, slow):
     assert soft.meter.runs - before == 3
 
 
-def test_no_more_is_run_together_than_was_measured(bundles):
+@pytest.mark.parametrize(
+    ("chosen", "images_together"),
+    [(Settings(), 2), (Settings(batch_rows=2), 10**3)],
+    ids=["as much as was measured to pay", "as many rows as were chosen"],
+)
+def test_no_more_is_run_together(bundles, chosen, images_together):
     found = dataclasses.replace(facts(bundles / "soft"), steady=False)
-    one = images(0)["input"].size
-    model = open_model("soft", "1", found, Settings(), together=2 * one)
-
-    async def ask() -> None:
-        engine = Engine(settings())
-        await asyncio.gather(*(engine.infer(model, images(seed), ["y"]) for seed in range(5)))
-        engine.close()
-
-    run(ask())
-    assert model.meter.runs == 3
-
-
-def test_no_more_rows_are_run_together_than_was_chosen(bundles):
-    found = dataclasses.replace(facts(bundles / "soft"), steady=False)
-    model = open_model("soft", "1", found, Settings(batch_rows=2), together=10**6)
+    model = open_model("soft", "1", found, chosen, together=images_together * images(0)["input"].size)
 
     async def ask() -> None:
         engine = Engine(settings())
