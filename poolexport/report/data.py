@@ -19,6 +19,7 @@ from poolexport.report.plain import plain
 
 if TYPE_CHECKING:
     from poolexport.pipeline.verify import Check, Verdict
+    from poolexport.proof.steps import Located
     from poolexport.report.worst import Worst
     from poolexport.tolerance import Judgement
 
@@ -72,7 +73,7 @@ def document(
         verdict: what was found; None where nothing could be compared.
         reason: the sentence that says why the verification failed or was refused.
         worst: the worst case that was seen.
-        culprits: layers that introduce error: {"path", "node", "operator", "created", "allowed", "inherited"}.
+        culprits: layers that introduce error; see ``culprits_of``.
         witness: the smallest input that fails: {"file", "script", "shapes", "reason"}.
     """
     counted = [check for check in verdict.checks if check.counts] if verdict else []
@@ -183,6 +184,25 @@ def measure(verdict: Verdict) -> str:
     if found["stray"]:
         parts.append(f"{found['stray']} values are NaN or infinite in the wrong places")
     return "; ".join(parts)
+
+
+def culprits_of(located: Located) -> list[dict[str, Any]]:
+    """The layers that introduce error, as a report holds them.
+
+    Args:
+        located: what ``poolexport.proof.locate.locate`` found.
+    """
+    return [
+        {
+            "path": step.path,
+            "node": ", ".join(node.name for node in step.nodes),
+            "operator": step.operator,
+            "created": step.judgement.error,
+            "allowed": step.judgement.bound,
+            "inherited": step.inherited,
+        }
+        for step in located.culprits
+    ]
 
 
 def share(judgement: Judgement) -> float:

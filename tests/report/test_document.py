@@ -8,9 +8,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from cli.conftest import Run
+from cli.conftest import Run, working_in
+from poolexport.cli import _model
+from poolexport.proof.locate import locate
+from poolexport.report.data import culprits_of
+from poolexport.report.plain import plain
 from poolexport.report.schema import faults, schema
 from poolexport.stress import NOT_NUMBERS
 from report.conftest import Place
@@ -129,6 +135,17 @@ def test_what_is_refused_has_a_report_too(place: Place, run: Run):
     assert "page.onnx is not an ONNX model" in report["reason"]
     assert report["subject"]["sha256"].keys() == {"page.onnx"}
     assert "REFUSED" in (place.folder / "refused" / "report.html").read_text()
+
+
+def test_layers_that_introduce_error_have_their_place(place: Place, good: dict[str, Any]):
+    with working_in(place.folder):
+        model = _model.load("net.py:build", None, torch.float32).model
+        x = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 2, 12, 11), np.float32))
+        good["culprits"] = plain(culprits_of(locate("bent.onnx", model, [x])))
+    assert list(faults(good)) == []
+    [layer] = good["culprits"]
+    assert (layer["path"], layer["operator"]) == ("0", "Conv")
+    assert layer["created"] > layer["allowed"] > 0
 
 
 def test_the_page_about_reports_names_every_field():
