@@ -17,6 +17,7 @@ STAGES = {
     "package": "writing to disk",
     "run": "running",
     "tune": "measuring",
+    "locate": "looking for the layer to blame",
 }
 
 

@@ -79,7 +79,13 @@ class Reports:
     growth: float
     changes: dict[str, Any] = field(default_factory=dict)
 
-    def write(self, verdict: Verdict | None, reason: str) -> None:
+    def write(
+        self,
+        verdict: Verdict | None,
+        reason: str,
+        culprits: Sequence[Mapping[str, Any]] = (),
+        witness: Mapping[str, Any] | None = None,
+    ) -> None:
         """Compare with the earlier report, and write what was asked for; without a verdict, that there is none.
 
         Raises:
@@ -98,6 +104,8 @@ class Reports:
             verdict=verdict,
             reason=reason,
             worst=self.worst,
+            culprits=culprits,
+            witness=witness,
         )
         if self.against is not None and verdict is not None:
             path, before = self.against

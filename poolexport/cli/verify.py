@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from poolexport.cli import _graph, _inputs, _model, _picture, _progress, _report, _show, _verdict
+from poolexport.cli import _culprits, _graph, _inputs, _model, _picture, _progress, _report, _show, _verdict
 from poolexport.errors import InputError, OutputError, ParityError
 
 if TYPE_CHECKING:
@@ -55,6 +56,13 @@ FLOATS = {"FLOAT": "float32", "FLOAT16": "float16", "DOUBLE": "float64"}
 @click.option("--factor", type=float, help="How many times farther from the truth than torch the file may be.")
 @click.option("--rtol", type=float, help="With --atol, replaces that rule: error <= atol + rtol * scale.")
 @click.option("--atol", type=float, help="See --rtol.")
+@click.option("--no-locate", is_flag=True, help="Where the numbers differ, do not look for the layers to blame.")
+@click.option(
+    "--witness",
+    metavar="FILE.npz",
+    type=click.Path(path_type=Path),
+    help="Where the numbers differ, the smallest input that shows it, with a script that needs no poolexport.",
+)
 @_report.options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document with every check.")
 def verify(
@@ -69,6 +77,8 @@ def verify(
     factor: float | None,
     rtol: float | None,
     atol: float | None,
+    no_locate: bool,
+    witness: Path | None,
     reports: tuple[Path, ...],
     against: Path | None,
     worse_by: float,
@@ -96,6 +106,7 @@ def verify(
     if weights is not None and isinstance(standard, Path):
         raise InputError(f"--weights are for a model of torch, and {standard} is a file with weights of its own")
     picture = _picture.picture(**pixels)
+    from poolexport.proof.script import require_room
     from poolexport.report.data import Settings
     from poolexport.tolerance import FACTOR
 
@@ -105,31 +116,54 @@ def verify(
     report = _report.prepare(
         reports, against, worse_by, force, subject=subject, standard=standard, weights=weights, settings=settings
     )
-    failed: ParityError | None = None
+    if witness is not None:
+        if isinstance(standard, Path):
+            raise InputError("--witness needs the model: of two files nobody can tell which is wrong")
+        require_room(witness, force=force)
+    blame = _Blame(not no_locate, witness, force)
     try:
-        verdict, origin = _verified(subject, standard, weights, given, (data, picture), report)
-    except ParityError as error:
-        verdict, failed, origin = error.verdict, error, str(weights or "")
+        found = _verified(subject, standard, weights, given, (data, picture), report, blame)
     except OutputError:
         raise
     except InputError as error:
         report.write(None, str(error))
         raise
-    report.write(verdict, str(failed or ""))
+    verdict, failed, explained = found.verdict, found.failed, found.explained
+    report.write(verdict, str(failed or ""), explained.culprits, explained.witness)
     if not as_json:
         _verdict.show(verdict)
+        explained.show()
         if failed is not None and weights is None and isinstance(standard, str):
             _show.out("The model has the weights that the factory gave it; for others, give --weights.")
         report.show()
     elif failed is None:
-        found = {"path": str(subject), "weights": origin, **_show.verdict(verdict)}
-        _show.document(found | ({"against": report.changes} if report.changes else {}))
+        told = {"path": str(subject), "weights": found.origin, **_show.verdict(verdict)}
+        _show.document(told | ({"against": report.changes} if report.changes else {}))
     if failed is not None:
         raise failed
     if report.regressions:
         more = f" and {len(report.regressions) - 1} more" if len(report.regressions) > 1 else ""
         _show.error(f"worse than {against}: {report.regressions[0]['told']}{more}")
         click.get_current_context().exit(1)
+
+
+@dataclass(frozen=True)
+class _Blame:
+    """What is to be found out where the numbers differ."""
+
+    locate: bool
+    witness: Path | None
+    force: bool
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A verdict, where the weights of the model are from, the error that it is, and why."""
+
+    verdict: Verdict
+    origin: str
+    failed: ParityError | None = None
+    explained: _culprits.Explained = field(default_factory=_culprits.Explained)
 
 
 def _artefacts(path: str, model: str) -> tuple[Path, str | Path]:
@@ -156,12 +190,12 @@ def _verified(
     given: list[_inputs.Input],
     data: tuple[Sequence[Path], Picture],
     report: _report.Reports,
-) -> tuple[Verdict, str]:
-    """The verdict, and where the weights of the model are from.
+    blame: _Blame,
+) -> _Found:
+    """The verdict, and where the numbers differ, what there is to be said about it.
 
     Raises:
         InputError: the file cannot be read, or the two do not belong together.
-        ParityError: the answers differ.
     """
     graph = _graph.read(subject)
     other = _graph.read(standard) if isinstance(standard, Path) else None
@@ -181,22 +215,33 @@ def _verified(
             loaded = _model.load(standard, weights, dtypes[0])
             model, origin = loaded.model, loaded.weights
         settings = report.settings
-        verdict = api.verify(
-            subject,
-            model,
-            _inputs.draw(shapes, dtypes) if shapes else None,
-            factor=settings.factor,
-            rtol=settings.rtol,
-            atol=settings.atol,
-            seed=settings.seed,
-            variants=VARIANTS,
-            extremes=settings.extremes,
-            strict=settings.strict,
-            data=_data(subject, *data),
-            progress=progress,
-            watch=report.worst if report.targets else None,
-        )
-    return verdict, origin
+        failing = _culprits.Failing(report.worst if report.targets else None)
+        try:
+            verdict = api.verify(
+                subject,
+                model,
+                _inputs.draw(shapes, dtypes) if shapes else None,
+                factor=settings.factor,
+                rtol=settings.rtol,
+                atol=settings.atol,
+                seed=settings.seed,
+                variants=VARIANTS,
+                extremes=settings.extremes,
+                strict=settings.strict,
+                data=_data(subject, *data),
+                progress=progress,
+                watch=failing,
+            )
+        except ParityError as error:
+            explained = _culprits.Explained()
+            wished = blame.locate or blame.witness is not None
+            if wished and failing.inputs and not isinstance(model, Path):
+                progress("locate", 0, 1)
+                explained = _culprits.explain(
+                    subject, model, failing.inputs, settings, blame.witness, locating=blame.locate, force=blame.force
+                )
+            return _Found(error.verdict, origin, error, explained)
+    return _Found(verdict, origin)
 
 
 def _data(model: Path, paths: Sequence[Path], picture: Picture) -> list[Given]:

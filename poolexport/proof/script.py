@@ -29,6 +29,20 @@ sys.exit(wrong)
 """
 
 
+def require_room(target: Path, *, force: bool = False) -> None:
+    """Raise unless a witness and its script can be written.
+
+    Raises:
+        OutputError: it is no ``.npz``, the folder is not there, or there is something already.
+    """
+    if target.suffix != ".npz":
+        raise OutputError(f"a witness is a .npz file, {target} is not; call it {target.stem}.npz")
+    require_folder(target)
+    for path in (target, target.with_suffix(".py")):
+        if path.is_dir() or (path.exists() and not force):
+            raise OutputError(f"{path} exists; choose another name, or replace it with --force (force=True)")
+
+
 def write(target: Path, model: Path, arrays: Mapping[str, np.ndarray], *, force: bool = False) -> tuple[Path, Path]:
     """Write ``arrays`` to ``target``, and a script of the same name beside it.
 
@@ -41,13 +55,8 @@ def write(target: Path, model: Path, arrays: Mapping[str, np.ndarray], *, force:
     Raises:
         OutputError: it cannot be written, or there is something already.
     """
-    if target.suffix != ".npz":
-        raise OutputError(f"a witness is a .npz file, {target} is not; call it {target.stem}.npz")
+    require_room(target, force=force)
     script = target.with_suffix(".py")
-    require_folder(target)
-    for path in (target, script):
-        if path.is_dir() or (path.exists() and not force):
-            raise OutputError(f"{path} exists; choose another name, or force its replacement")
     relative = os.path.relpath(model.absolute(), target.absolute().parent)
     with staged(target) as folder:
         np.savez(folder / target.name, **arrays)  # type: ignore[arg-type]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +124,18 @@ def test_answers_to_nan_are_told_and_count_where_that_is_asked_for(run: Run, bun
     assert told.exit_code == 0
     assert "answers otherwise than torch to nan" in told.stdout
     assert run("verify", bundle, *SMALL, "--strict").exit_code == 1
+
+
+def test_the_layer_to_blame_is_named_and_the_smallest_input_kept(run: Run, bundle: Path, tmp_path: Path):
+    witness, page = tmp_path / "wrong.npz", tmp_path / "report.json"
+    result = run("verify", bundle, "nets.py:small", "--witness", witness, "--report", page)
+    assert result.exit_code == 1
+    assert "GUILTY  0 (Conv2d)" in result.stdout
+    assert f"witness: {witness}" in " ".join(result.stdout.split())
+    told = json.loads(page.read_text())
+    assert [culprit["path"] for culprit in told["culprits"]] == ["0"]
+    assert told["witness"]["script"] == str(tmp_path / "wrong.py")
+    assert subprocess.run([sys.executable, tmp_path / "wrong.py"], capture_output=True, check=False).returncode == 1
+    assert "exists" in run("verify", bundle, "nets.py:small", "--witness", witness).stderr
+    assert "GUILTY" not in run("verify", bundle, "nets.py:small", "--no-locate").stdout
+    assert "nobody can tell" in run("verify", bundle, bundle, "--witness", tmp_path / "other.npz").stderr
