@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest test-runtimes test-handoff test-ray soak check unit bench bench-models bench-serve baseline \
+.PHONY: demo test test-lowest test-runtimes test-handoff test-ray soak check unit bench bench-models bench-serve bench-mutations baseline \
 	docs clean
 
 demo: $(VENV)/demo.done  ## export, verify and run every reference checkpoint; out/demo/index.html shows what happened
@@ -46,6 +46,9 @@ bench-models: $(VENV)/test.done  ## time and memory of exporting whole networks;
 
 bench-serve: $(VENV)/test.done  ## our server beside six others, each in .venv-bench; benchmarks/results/serving.json; 12 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/serving.py
+
+bench-mutations: $(VENV)/test.done  ## plant faults into many networks: how many are caught, and laid at the right door; minutes
+	$(BIN)/python benchmarks/mutations.py
 
 baseline: $(VENV)/test.done  ## plain torch.onnx.export, with our table, and ours, on every case; benchmarks/results/baseline.json
 	$(BIN)/python benchmarks/baseline.py

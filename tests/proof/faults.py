@@ -178,19 +178,10 @@ def rectifier(model: Model, node: Node) -> bool:
 
 def body(model: Model, node: Node) -> bool:
     """Something in the body of the function that a node calls, in a copy of it that only this node calls."""
-    found = next((f for f in model.functions if (f.domain, f.name) == (node.domain, node.op_type)), None)
-    if found is None:
-        return False
     changes = {"Exp": "Abs", "Max": "Min", "Div": "Mul", "ReduceMax": "ReduceMin", "Mul": "Add", "Sum": "Max"}
-    own = copy.deepcopy(found)
-    own.name = f"{found.name}{len(model.functions)}"
-    for inner in reversed(own.node):
-        if inner.op_type in changes:
-            inner.op_type = changes[inner.op_type]
-            model.functions.append(own)
-            node.op_type = own.name
-            return True
-    return False
+    return changed_body(
+        model, node, lambda inner: inner.op_type in changes, lambda inner: to(inner, changes[inner.op_type])
+    )
 
 
 def stride(model: Model, node: Node) -> bool:
@@ -200,6 +191,92 @@ def stride(model: Model, node: Node) -> bool:
         return False
     found.ints[:] = [2 if n == 1 else 1 for n in found.ints]
     return True
+
+
+def rounding(model: Model, node: Node) -> bool:
+    """Bins that are rounded to the nearest even number instead of down, in the body of a function."""
+    return changed_body(model, node, lambda inner: inner.op_type in ("Floor", "Ceil"), lambda inner: to(inner, "Round"))
+
+
+def off_by_one(model: Model, node: Node) -> bool:
+    """A bin, or whatever a whole number in the body of a function stands for, begins one cell later."""
+
+    def counts(inner: Node) -> bool:
+        found = attribute(inner, "value_ints")
+        return inner.op_type == "Constant" and found is not None and len(found.ints) == 1 and 0 < found.ints[0] < 9
+
+    def later(inner: Node) -> None:
+        found = attribute(inner, "value_ints")
+        assert found is not None
+        found.ints[0] += 1
+
+    return changed_body(model, node, counts, later)
+
+
+def other_epsilon(model: Model, node: Node) -> bool:
+    """The epsilon that another framework takes where none is said."""
+    if node.op_type != "BatchNormalization":
+        return False
+    put(node, "epsilon", 1e-3)
+    return True
+
+
+def lost_epsilon(model: Model, node: Node) -> bool:
+    """A small number in the body of a function is 0."""
+
+    def is_small(inner: Node) -> bool:
+        found = attribute(inner, "value_float")
+        return inner.op_type == "Constant" and found is not None and 0 < found.f < 1e-3
+
+    return changed_body(model, node, is_small, lambda inner: put(inner, "value_float", 0.0))
+
+
+def random(model: Model, node: Node) -> bool:
+    """The answer of a layer is multiplied by numbers that are drawn at every run."""
+    if node.op_type not in ("Conv", "Gemm"):
+        return False
+    name = node.output[0]
+    node.output[0] = f"{name}.0"
+    lot = {"low": 0.999, "high": 1.001}
+    drawn = helper.make_node("RandomUniformLike", [f"{name}.0"], [f"{name}.1"], f"{node.name}.1", **lot)
+    product = helper.make_node("Mul", [f"{name}.0", f"{name}.1"], [name], f"{node.name}.2")
+    position = list(model.graph.node).index(node)
+    for number, new in enumerate((drawn, product), 1):
+        new.metadata_props.extend(node.metadata_props)
+        model.graph.node.insert(position + number, new)
+    return True
+
+
+def other_pool(model: Model, node: Node) -> bool:
+    """The largest cell instead of the mean of all, or the reverse."""
+    swap = {"MaxPool": "AveragePool", "AveragePool": "MaxPool", "GlobalAveragePool": "GlobalMaxPool"}
+    if node.domain or node.op_type not in swap or len(node.output) > 1:
+        return False
+    for name in ("count_include_pad", "storage_order", "dilations"):
+        found = attribute(node, name)
+        if found is not None:
+            node.attribute.remove(found)
+    return to(node, swap[node.op_type])
+
+
+def to(node: Node, operator: str) -> bool:
+    node.op_type = operator
+    return True
+
+
+def changed_body(model: Model, node: Node, fits: Callable[[Node], bool], change: Callable[[Node], object]) -> bool:
+    """Change the last node that fits in the body of the function that a node calls, in a copy that only it calls."""
+    found = next((f for f in model.functions if (f.domain, f.name) == (node.domain, node.op_type)), None)
+    if found is None:
+        return False
+    own = copy.deepcopy(found)
+    own.name = f"{found.name}{len(model.functions)}"
+    for inner in reversed(own.node):
+        if fits(inner):
+            change(inner)
+            model.functions.append(own)
+            return to(node, own.name)
+    return False
 
 
 FAULTS: Mapping[str, Fault] = MappingProxyType(
@@ -224,6 +301,9 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
         )
     }
 )
+MORE: tuple[Fault, ...] = (rounding, off_by_one, other_epsilon, lost_epsilon, random, other_pool)
+#: Those, and more for the benchmark of the verifier, which has many networks to plant them in.
+ALL_FAULTS: Mapping[str, Fault] = MappingProxyType({**FAULTS, **{each.__name__: each for each in MORE}})
 
 
 def module_of(node: Node) -> str:
@@ -237,29 +317,30 @@ def plant(content: bytes, fault: str, choose: int | str = 0) -> Planted | None:
 
     Args:
         content: the file.
-        fault: the name of one of FAULTS.
+        fault: the name of one of ALL_FAULTS.
         choose: the number of the place among those that there are, counted from the end where it is negative; or the
             path of the module.
     """
-    places = list(_places(content, fault))
+    found = list(places(content, fault))
     if isinstance(choose, str):
-        places = [(number, path) for number, path in places if path == choose]
+        found = [(number, path) for number, path in found if path == choose]
         choose = 0
-    if not -len(places) <= choose < len(places):
+    if not -len(found) <= choose < len(found):
         return None
-    number, path = places[choose]
+    number, path = found[choose]
     model = onnx.load_from_string(content)
     node = model.graph.node[number]
     name = node.name
-    FAULTS[fault](model, node)
+    ALL_FAULTS[fault](model, node)
     return Planted(model.SerializeToString(), path, name)
 
 
-def _places(content: bytes, fault: str) -> Iterator[tuple[int, str]]:
+def places(content: bytes, fault: str) -> Iterator[tuple[int, str]]:
+    """Where there is something to change: numbers of nodes, and their modules."""
     model = onnx.load_from_string(content)
     for number, node in enumerate(model.graph.node):
         probe = copy.deepcopy(node)
-        if FAULTS[fault](_Probe(model, probe), probe):
+        if ALL_FAULTS[fault](_Probe(model, probe), probe):
             yield number, module_of(node)
 
 
