@@ -26,8 +26,9 @@ def options(purpose: str) -> Callable[[F], F]:
 
 
 def given(name: str) -> bool:
-    """Whether a parameter of the command that runs was written on the command line."""
-    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+    """Whether a parameter of the command that runs was written on the command line, or in a file of options."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 
 
 def refuse(told: Mapping[str, str], reason: str) -> None:

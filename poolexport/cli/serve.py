@@ -44,12 +44,22 @@ def _configured(context: click.Context, _: click.Parameter, file: Path | None) -
     if not isinstance(held, dict):
         raise InputError(f"--config {file}: it must be a JSON object of options")
     measured = held.pop("measured", {})
-    known = {option.name for option in context.command.params if isinstance(option, click.Option)}
-    for name in held:
-        if name not in known:
-            near = _show.near(name, sorted(filter(None, known)))
-            raise InputError(f"--config {file}: there is no option {name!r}{near}")
-    context.default_map = {**(context.default_map or {}), **held}
+    options = {
+        option.opts[0].removeprefix("--").replace("-", "_"): option
+        for option in context.command.params
+        if isinstance(option, click.Option) and option.name != "config"
+    }
+    chosen: dict[str, Any] = {}
+    for name, value in held.items():
+        option = options.get(name.replace("-", "_"))
+        if option is None:
+            raise InputError(f"--config {file}: there is no option {name!r}{_show.near(name, sorted(options))}")
+        if isinstance(value, bool) != option.is_flag or not isinstance(value, (bool, int, float, str)):
+            wanted = "true or false" if option.is_flag else "a number or a text"
+            raise InputError(f"--config {file}: {name!r} must be {wanted}, not {json.dumps(value)}")
+        # judged as what is written on a command line is
+        chosen[str(option.name)] = value if option.is_flag else str(value)
+    context.default_map = {**(context.default_map or {}), **chosen}
     from poolexport.serve.config import cores
 
     counted = measured.get("cores") if isinstance(measured, dict) else None
@@ -181,6 +191,10 @@ def serve(
     chosen = {names.get(name, name): value for name, value in given.items() if value is not None}
     if "body" in chosen:
         chosen["body"] *= MIB
+    if any(value != value for value in chosen.values()):
+        raise InputError("limits are numbers, and nan is none")
+    if batch_rows > (chosen.get("batch") or Limits().batch):
+        raise InputError(f"--batch-rows {batch_rows} is more than a request may have; --max-batch says how many")
     settings = Settings(
         limits=Limits(**chosen),
         slots=slots,
@@ -208,8 +222,9 @@ def serve(
     def ready(state: State) -> None:
         _tell(state)
         scheme = "https" if certificate else "http"
-        grpc = f", gRPC at {host}:{grpc_port}" if grpc_port else ""
-        _show.note(f"serving at {scheme}://{host}:{port}{grpc}")
+        place = f"[{host}]" if ":" in host else host
+        grpc = f", gRPC at {place}:{grpc_port}" if grpc_port else ""
+        _show.note(f"serving at {scheme}://{place}:{port}{grpc}")
 
     process.serve(found, plan, process.Address(host, port, metrics_port), front, ready)
 

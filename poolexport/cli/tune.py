@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -60,12 +63,14 @@ def tune(
     from poolexport import disk
     from poolexport.serve import process, tuning
 
+    if seconds != seconds or p99 != p99:
+        raise InputError("--seconds and --p99 are numbers, and nan is none")
     process.require("granian", grpc=False)
     if out is not None:
         disk.require_folder(out)
         if out.exists() and not (force and out.is_file()):
             raise OutputError(f"{out} exists; choose another path, or overwrite a file with --force")
-    with progress() as report:
+    with _ended_by_signals(), progress() as report:
         found = tuning.tune(
             model,
             inputs=inputs,
@@ -104,6 +109,20 @@ def tune(
     options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in found.best.way.options.items())
     command = f"poolexport serve {model} " + (f"--config {out}" if out else options)
     _show.line(command)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let signals end the command from the inside, so that the servers that are measured end as well."""
+    kept = {
+        number: signal.signal(number, lambda told, _: sys.exit(128 + told))
+        for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def _numbers(option: str, text: str | None) -> Sequence[int] | None:

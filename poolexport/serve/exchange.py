@@ -38,7 +38,11 @@ class Exchange(Protocol):
     path: str
 
     def header(self, name: str) -> str | None:
-        """A header of the request, by its name in lower case."""
+        """A header of the request, by its name in lower case.
+
+        Raises:
+            RequestError: it is there twice (400): who else reads the request may have taken the other one.
+        """
 
     async def read(self, limit: int) -> bytes:
         """The body.
@@ -61,18 +65,24 @@ class Asgi:
         scope, receive, send: of the request; without ``send`` it can only be read.
     """
 
-    __slots__ = ("_headers", "_receive", "_send", "method", "path")
+    __slots__ = ("_fields", "_headers", "_receive", "_send", "method", "path")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send | None = None) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._fields: list[tuple[bytes, bytes]] = scope["headers"]
+        self._headers = dict(self._fields)
         self._receive = receive
         self._send = send
 
     def header(self, name: str) -> str | None:
-        value = self._headers.get(name.encode())
-        return None if value is None else value.decode("latin-1")
+        key = name.encode()
+        value = self._headers.get(key)
+        if value is None:
+            return None
+        if len(self._headers) < len(self._fields) and sum(found == key for found, _ in self._fields) > 1:
+            raise twice(name)
+        return value.decode("latin-1")
 
     async def read(self, limit: int) -> bytes:
         message = await self._receive()
@@ -141,6 +151,10 @@ async def _in_time(exchange: Exchange, limit: int, seconds: float) -> bytes:
         raise RequestError(408, f"the body did not arrive in {seconds:g} s") from None
     finally:
         timer.cancel()
+
+
+def twice(name: str) -> RequestError:
+    return RequestError(400, f"the header {name} is there twice")
 
 
 def too_large(limit: int) -> RequestError:

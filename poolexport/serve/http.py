@@ -38,6 +38,7 @@ class Application:
             exception_handlers={HTTPException: _http_error, RequestError: _request_error, Exception: _fault},
             lifespan=lambda _: self.life(),
         )
+        self._routed.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

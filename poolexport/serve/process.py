@@ -9,11 +9,12 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -94,8 +95,13 @@ def serve(found: Sequence[Place], plan: Plan, address: Address, front: Front = "
         StartError: a port cannot be had.
     """
     require(front, grpc=bool(plan.grpc_port))
+    _require_certificate(plan.certificate, plan.key)
+    address = replace(address, host=_resolved(address.host))
     ports = ((address.port, "--port"), (plan.grpc_port, "--grpc-port"), (address.metrics_port, "--metrics-port"))
     for port, option in ports:
+        other = next((name for number, name in ports if number == port and name != option), "")
+        if port and other:
+            raise InputError(f"{option} and {other} are both {port}; each needs a port of its own")
         if port:
             require_free(address.host if option != "--metrics-port" else "127.0.0.1", port, option)
     folder = Path(tempfile.mkdtemp(prefix="poolexport-serve-"))
@@ -119,6 +125,34 @@ def serve(found: Sequence[Place], plan: Plan, address: Address, front: Front = "
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _resolved(host: str) -> str:
+    """The address that a name stands for.
+
+    Raises:
+        InputError: it stands for none.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM) if host else []
+    except (OSError, UnicodeError):
+        found = []
+    if not found:
+        raise InputError(f"--host {host!r} is no address of this machine, and no name of one")
+    return str(found[0][4][0])
+
+
+def _require_certificate(certificate: str, key: str) -> None:
+    """Raise an InputError where TLS cannot be spoken with these files."""
+    if not certificate:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except (OSError, ValueError) as error:
+        told = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"--certificate {certificate} and --key {key} are no certificate in PEM with its key: {told}"
+        ) from error
+
+
 def _serve_metrics(port: int) -> None:
     from prometheus_client import start_http_server
 
@@ -129,7 +163,7 @@ def _serve_metrics(port: int) -> None:
 
 def _granian(plan: Plan, address: Address) -> None:
     from granian import Granian
-    from granian.constants import Interfaces
+    from granian.constants import HTTPModes, Interfaces
     from granian.errors import FatalError
     from granian.http import HTTP1Settings
 
@@ -139,6 +173,8 @@ def _granian(plan: Plan, address: Address) -> None:
         address=address.host,
         port=address.port,
         interface=Interfaces.RSGI,
+        # a connection that may become HTTP/2 has no limit of time for its first bytes
+        http=HTTPModes.http1,
         factory=True,
         workers=plan.settings.workers,
         websockets=False,

@@ -140,7 +140,7 @@ class Engine:
         run = Run(model, feeds, outputs, min(seconds, most) if seconds else most)
         if model.quick(feeds):
             return self._at_once(run), run
-        if self.waiting >= self._room:
+        if self._active >= self.slots and self.waiting >= self._room:
             raise RequestError(503, f"the queue of {self._room} requests is full; try again")
         run.future = asyncio.get_running_loop().create_future()
         self._waiting.append(run)

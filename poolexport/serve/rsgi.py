@@ -12,7 +12,7 @@ from typing import Any
 
 from granian.rsgi import ProtocolClosed
 
-from poolexport.serve.exchange import Fields, Message, broken_off, too_large
+from poolexport.serve.exchange import Fields, Message, broken_off, too_large, twice
 from poolexport.serve.http import Application
 from poolexport.serve.inference import answer
 
@@ -33,8 +33,10 @@ class Rsgi:
         self._protocol = protocol
 
     def header(self, name: str) -> str | None:
-        value: str | None = self._headers.get(name)
-        return value
+        values: list[str] = self._headers.get_all(name)
+        if len(values) > 1:
+            raise twice(name)
+        return values[0] if values else None
 
     async def read(self, limit: int) -> bytes:
         try:
@@ -120,7 +122,11 @@ async def _as_asgi(application: Application, scope: Any, protocol: Any) -> None:
         "raw_path": scope.path.encode(),
         "query_string": scope.query_string.encode("latin-1"),
         "root_path": "",
-        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in scope.headers.items()],
+        "headers": [
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name in dict.fromkeys(scope.headers.keys())
+            for value in scope.headers.get_all(name)
+        ],
         "server": _place(scope.server),
         "client": _place(scope.client),
     }

@@ -33,6 +33,7 @@ from poolexport.bundle import SAMPLE
 from poolexport.errors import InputError, StartError
 from poolexport.serve.check import tried
 from poolexport.serve.config import Limits, cores
+from poolexport.serve.model import QUICK
 from poolexport.serve.protocol import NAMES, Array, to_bytes
 
 #: Times that every way is measured, unless it falls behind.
@@ -140,6 +141,8 @@ def ways(
     counts = sorted({*powers, cores()})
     if batches and max(batches) > 1 and not batched:
         raise InputError("rows of this model were not proven to be independent, so only --batch 1 can be measured")
+    if batches and max(batches) > Limits().batch:
+        raise InputError(f"--batch {max(batches)}: at most {Limits().batch} rows are run together")
     found = sorted(
         Way(w, b, t)
         for w in workers or counts
@@ -203,6 +206,9 @@ def tune(
     """
     limits = Limits()
     facts = tried(model, limits)
+    if batches is None and facts.steady and facts.seconds < QUICK:
+        # runs that are made at once have nobody to be made together with
+        batches = (1,)
     results = [Result(way) for way in ways(threads, workers, batches, batched=facts.batched)]
     body, length = request(sample(model, inputs, batched=facts.batched))
     todo, made = results, 0
@@ -327,9 +333,12 @@ class _Crowd:
         if self.failure.done():
             self.failure.result()
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, *, refused: bool = False) -> None:
         if not self.failure.done():
-            self.failure.set_exception(StartError(f"the server to measure did not answer: {reason}"))
+            bad = InputError(f"the model does not take these inputs: {reason}")
+            self.failure.set_exception(
+                bad if refused else StartError(f"the server to measure did not answer: {reason}")
+            )
 
 
 class _Client(asyncio.Protocol):
@@ -365,7 +374,7 @@ class _Client(asyncio.Protocol):
             text = self._answer.partition(b"\r\n\r\n")[2]
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 text = json.loads(text)["error"].encode()
-            self._crowd.fail(text.decode(errors="replace")[:300])
+            self._crowd.fail(text.decode(errors="replace")[:300], refused=self._answer.startswith(b"HTTP/1.1 4"))
             return
         self._crowd.seconds.append(time.perf_counter() - self._started)
         self._ask()

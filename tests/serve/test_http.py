@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import socket
@@ -12,7 +13,7 @@ import zlib
 import numpy as np
 import pytest
 
-from serve.conftest import Answer, Server
+from serve.conftest import Answer, Server, serving
 from serve.requests import ALL, GOOD, X, binary, document, times
 
 INFER = "/v2/models/mean/infer"
@@ -147,12 +148,21 @@ def test_answers_are_compressed_where_that_is_wished(server):
     assert "content-encoding" not in plain.headers
 
 
+@pytest.fixture(scope="module", params=["granian", "uvicorn"])
+def secret(bundles, tmp_path_factory, request):
+    """A server that asks for a token."""
+    folder = tmp_path_factory.mktemp("secret")
+    (folder / "tokens").write_text("a\n")
+    words = [bundles / "mean", "--tokens", folder / "tokens", "--server", request.param]
+    with serving(*words, cwd=folder) as running:
+        yield running
+
+
 @pytest.mark.parametrize(
     "head",
     [
         "Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
         "Content-Length: -5\r\n\r\n",
-        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "Transfer-Encoding: chunked\r\n\r\nZZ\r\n",
         "Transfer-Encoding: chunked\r\n\r\n-5\r\n",
         "Host : b\r\n\r\n",
@@ -170,6 +180,45 @@ def test_two_readings_of_one_request_are_refused(server, head):
     assert b" 200 " not in answer
     assert answer == b"" or b" 400 " in answer
     good(server)
+
+
+def test_chunks_come_before_a_length_and_end_the_connection(server):
+    """Granian's reading of a request that has both; nothing after it is read, so nothing can be smuggled."""
+    body = json.dumps(document()).encode()
+    head = f"POST {INFER} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(head.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+        connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = b""
+        with contextlib.suppress(OSError):
+            while part := connection.recv(4096):
+                answer += part
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b" 200 " not in answer or b"connection: close" in answer.lower()
+    good(server)
+
+
+@pytest.mark.parametrize("name", ["Inference-Header-Content-Length", "Content-Encoding", "Authorization"])
+@pytest.mark.parametrize("path", [INFER, "/v2/repository/index"])
+def test_a_header_that_decides_must_not_be_there_twice(secret, path, name):
+    """The same on every way into the server: whoever reads one of two may not read what the other reads."""
+    body = json.dumps(document()).encode()
+    fields = {
+        "Inference-Header-Content-Length": str(len(body)),
+        "Content-Encoding": "identity",
+        "Authorization": "Bearer a",
+    }
+    told = "".join(f"{key}: {value}\r\n" for key, value in fields.items() if key in (name, "Authorization"))
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(body)}\r\n{told}"
+    head += f"{name}: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", secret.port), timeout=5) as connection:
+        connection.sendall(head.encode() + body)
+        answer = b""
+        while part := connection.recv(4096):
+            answer += part
+    if path == INFER or name != "Inference-Header-Content-Length":
+        assert b" 400 " in answer
+        assert f"the header {name.lower()} is there twice".encode() in answer
 
 
 def test_endless_headers_end_the_connection(server):

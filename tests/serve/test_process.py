@@ -250,8 +250,9 @@ def test_a_killed_worker_comes_back_and_the_other_serves_on(two):
 def test_slow_clients_are_cut_off(two):
     headers = [socket.create_connection(("127.0.0.1", two.port)) for _ in range(20)]
     bodies = [socket.create_connection(("127.0.0.1", two.port)) for _ in range(20)]
-    for one in headers:
-        one.sendall(b"POST /v2/models/mean/infer HTTP/1.1\r\nHost")
+    for number, one in enumerate(headers):
+        # silent from the start, what might become HTTP/2, and half a header
+        one.sendall((b"", b"P", b"PRI * HTTP/2.0\r\n", b"POST /v2/models/mean/infer HTTP/1.1\r\nHost")[number % 4])
     for one in bodies:
         one.sendall(
             f"POST {INFER} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nContent-Length: 500\r\n\r\n".encode()
@@ -268,6 +269,23 @@ def test_slow_clients_are_cut_off(two):
     assert 1.9 < time.monotonic() - started < 9
     for one in (*headers, *bodies):
         one.close()
+
+
+def test_a_host_may_have_a_name_and_no_slot_needs_a_queue(bundles, tmp_path):
+    words = [bundles / "slow.onnx", "--host", "localhost", "--queue", "0", "--slots", "1"]
+    request = {"inputs": [{"name": "n", "shape": [1], "datatype": "INT64", "data": [100]}]}
+    with serving(*words, cwd=tmp_path) as server:
+        found: list[int] = []
+
+        def ask() -> None:
+            found.append(server.post("/v2/models/slow/infer", json.dumps(request).encode()).status)
+
+        crowd = [threading.Thread(target=ask) for _ in range(2)]
+        for one in crowd:
+            one.start()
+        for one in crowd:
+            one.join()
+    assert sorted(found) == [200, 503]
 
 
 def refused(*words: str | Path) -> tuple[int, str]:
@@ -289,6 +307,8 @@ def test_what_keeps_it_from_starting(bundles, tmp_path):
             code, told = refused(bundles / "mean", option, port, other, free)
             assert code == 1
             assert f"port {port} of 127.0.0.1 cannot be had: it is taken; choose another with {option}" in told
+    code, told = refused(bundles / "mean", "--port", free, "--grpc-port", free)
+    assert (code, f"--port and --grpc-port are both {free}" in told) == (2, True)
     (tmp_path / "empty").write_text("")
     shutil.copytree(bundles / "mean", tmp_path / "edited")
     (tmp_path / "edited/sample.npz").write_bytes(b"")
@@ -298,6 +318,13 @@ def test_what_keeps_it_from_starting(bundles, tmp_path):
         ([tmp_path / "edited"], "'sample.npz' is missing or was edited"),
         ([bundles / "mean", "--tokens", tmp_path / "empty"], "there is no token in"),
         ([bundles / "mean", "--certificate", tmp_path / "empty"], "needs both --certificate and --key"),
+        (
+            [bundles / "mean", "--certificate", tmp_path / "empty", "--key", tmp_path / "empty"],
+            "are no certificate in PEM with its key",
+        ),
+        ([bundles / "mean", "--host", "no.such.host.invalid"], "is no address of this machine"),
+        ([bundles / "mean", "--run-seconds", "nan"], "nan is none"),
+        ([bundles / "mean", "--batch-rows", "9", "--max-batch", "8"], "--max-batch says how many"),
         ([bundles / "mean", "--host", "0.0.0.0", "--control"], "add --tokens"),
     ):
         code, told = refused(*words, "--port", port, "--grpc-port", free)

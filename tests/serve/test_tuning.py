@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from poolexport.cli import main
-from poolexport.errors import InputError, StartError
+from poolexport.errors import InputError
 from poolexport.serve import tuning
 from poolexport.serve.check import facts
 from poolexport.serve.config import Limits, Settings
@@ -82,7 +88,7 @@ def test_a_refusal_ends_the_measurement(server, bundles):
     good = sample(bundles / "mean", None, batched=True)
     body, length = request(good)
     ask = tuning._asked(server.port, body, length, 2, 0.1)
-    with pytest.raises(StartError, match="there is no model 'model'"):
+    with pytest.raises(InputError, match="there is no model 'model'"):
         asyncio.run(ask)
 
 
@@ -122,7 +128,7 @@ def test_models_that_cannot_be_measured(bundles, tmp_path):
     np.savez(tmp_path / "x.npz", other=np.zeros((1, 3, 4, 5), np.float32))
     words = ["--inputs", tmp_path / "x.npz", "--seconds", 0.1, "--threads", 1, "--workers", 1]
     code, _, errors = asked(models.mean(tmp_path / "mean.onnx"), *words)
-    assert code == 1
+    assert code == 2
     assert "the model has no input 'other'" in errors
     assert "1,x: write whole numbers" in asked(bundles / "mean", "--threads", "1,x")[2]
     assert Limits().batch >= 16
@@ -135,6 +141,11 @@ def test_models_that_cannot_be_measured(bundles, tmp_path):
         ("[1]", "must be a JSON object"),
         ('{"worker": 2}', "there is no option 'worker'; did you mean workers?"),
         ('{"workers": "many"}', "'many' is not a valid integer range"),
+        ('{"workers": 1.7}', "'1.7' is not a valid integer range"),
+        ('{"workers": [1]}', "'workers' must be a number or a text, not [1]"),
+        ('{"control": 1}', "'control' must be true or false, not 1"),
+        ('{"front": "uvicorn"}', "there is no option 'front'"),
+        ('{"replicas": 2}', "--replicas is for a cluster: add --ray"),
         ('{"batching": "maybe"}', "'maybe' is not one of"),
     ],
 )
@@ -144,3 +155,28 @@ def test_files_of_options_that_cannot_be_used(bundles, tmp_path, held, reason):
     done = CliRunner().invoke(main, ["serve", str(bundles / "mean"), "--config", str(file)])
     assert done.exit_code == 2
     assert reason in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_no_server_is_left_where_it_is_told_to_end(bundles, tmp_path, number):
+    words = [sys.executable, "-m", "poolexport", "tune", bundles / "soft", "--seconds", "30", "-o", tmp_path / "s.json"]
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    found = f"{tuning.NAME}={bundles / 'soft'}".encode()
+    until = time.monotonic() + 60
+    while not running(found) and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    assert process.wait(30) == (130 if number == signal.SIGINT else 128 + number)
+    assert not running(found)
+    assert not (tmp_path / "s.json").exists()
+
+
+def running(word: bytes) -> list[str]:
+    """Processes that have a word in their command line."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if word in file.read_bytes():
+                found.append(file.parent.name)
+    return found
