@@ -19,7 +19,7 @@ def sentence() -> str:
     result = found()
     right = result["named_first"] / result["caught"]
     told = (
-        f"Verification was tried on {result['planted']} faults of {len(result['kinds'])} kinds, planted into the files of "
+        f"Verification was tried on {result['planted']} faults of {len(result['kinds'])} kinds, planted into files of "
         f"{len(result['networks'])} networks. It caught {result['caught']} and named the layer to blame first in "
         f"{right:.1%} of those. Files without a fault, with {result['seeds']} seeds each, raised "
         f"{result['false_alarms'] or 'no'} false alarms ([every figure](docs/report.md#how-far-it-can-be-trusted))."
