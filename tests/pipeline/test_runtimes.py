@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import processes
 from poolexport.runtime.traps import TRAPS, Trap
 from runtimes import corpus, inside, run
 from runtimes.judging import Job, Outcome, judge_job, judge_traps, outcomes
@@ -90,7 +91,7 @@ def test_a_row_is_true_only_where_the_fault_is_there_and_nowhere_else():
 def test_a_fault_planted_in_the_corpus_is_found(tmp_path, monkeypatch, capsys):
     """From the export to the table, in this process instead of environments of their own."""
     monkeypatch.setattr(corpus, "entries", lambda **_: iter(ENTRIES))
-    monkeypatch.setattr(run, "environment", lambda version: Path(version))
+    monkeypatch.setattr(run, "environment", lambda folder, packages: Path(folder.name))
 
     def here(python: Path, folder: Path, results: Path, count: int) -> list[int]:
         results.mkdir()
@@ -134,12 +135,11 @@ def test_a_process_that_ends_is_an_outcome_and_the_rest_is_run(tmp_path, monkeyp
 
 
 def test_a_version_that_cannot_be_installed_is_one_clear_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "ENVIRONMENTS", tmp_path)
-    monkeypatch.setattr(run.venv, "create", lambda *_, **__: None)
-    failed = run.subprocess.CompletedProcess([], 1, "", "WARNING\nERROR: no connection\n")
-    monkeypatch.setattr(run.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(SystemExit, match=r"onnxruntime 1\.22\.1 could not be installed .*: ERROR: no connection"):
-        run.environment("1.22.1")
+    monkeypatch.setattr(processes.venv, "create", lambda *_, **__: None)
+    failed = processes.subprocess.CompletedProcess([], 1, "", "WARNING\nERROR: no connection\n")
+    monkeypatch.setattr(processes.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(SystemExit, match=r"onnxruntime==1\.22\.1 could not be installed .*: ERROR: no connection"):
+        processes.environment(tmp_path / "1.22.1", ["onnxruntime==1.22.1"])
     assert not list(tmp_path.iterdir())
 
 
