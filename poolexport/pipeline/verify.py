@@ -188,10 +188,23 @@ def verify(
         plan: list[Trial | Given] = [*drawn_up, *data]
         again_on = _few(drawn_up)
         total = len(plan) + len(variants) * len(again_on)
-        checks, skipped, tried = [], [], []
+        checks: list[Check] = []
+        skipped: list[str] = []
+        tried: list[Trial | Given] = []
         again: list[tuple[Trial | Given, Asked | FileAsked]] = []
         # A file that is wrong beyond doubt need not be examined so again.
         doubt = True
+
+        def check(opened: ort.InferenceSession, trial: Trial | Given, asked: Asked | FileAsked, way: str = "") -> None:
+            nonlocal doubt
+            results, judgements = judging(opened, asked, doubt=doubt)
+            counts = strict or trial.values not in stress.NOT_NUMBERS
+            doubt = doubt and (_all_passed(judgements) or not counts)
+            tried.append(trial)
+            checks.append(Check(trial.values, asked.shapes, judgements, way, counts))
+            if watch is not None:
+                watch(checks[-1], asked.inputs, results, asked.truths)
+
         for done, trial in enumerate(plan):
             if progress is not None:
                 progress("verify", done, total)
@@ -201,13 +214,7 @@ def verify(
             except InputError as error:
                 skipped.append(str(error))
                 continue
-            results, judgements = judging(runtime, asked, doubt=doubt)
-            counts = strict or trial.values not in stress.NOT_NUMBERS
-            doubt = doubt and (_all_passed(judgements) or not counts)
-            tried.append(trial)
-            checks.append(Check(trial.values, asked.shapes, judgements, counts=counts))
-            if watch is not None:
-                watch(checks[-1], asked.inputs, results, asked.truths)
+            check(runtime, trial, asked)
             if variants and trial in again_on:
                 again.append((trial, asked))
         for number, variant in enumerate(variants):
@@ -215,12 +222,7 @@ def verify(
             for k, (trial, asked) in enumerate(again):
                 if progress is not None:
                     progress("verify", len(plan) + number * len(again) + k, total)
-                results, judgements = judging(opened, asked, doubt=doubt)
-                doubt = doubt and _all_passed(judgements)
-                tried.append(trial)
-                checks.append(Check(trial.values, asked.shapes, judgements, str(variant)))
-                if watch is not None:
-                    watch(checks[-1], asked.inputs, results, asked.truths)
+                check(opened, trial, asked, str(variant))
     if progress is not None:
         progress("verify", total, total)
     verdict = Verdict(tuple(checks), tuple(skipped), standard.truth, bounds, tuple(drawn))

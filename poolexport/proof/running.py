@@ -6,11 +6,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-import onnxruntime as ort
 
 from poolexport.proof.graphs import TRUE, Graph, prints_of, read_print
 from poolexport.proof.prints import Print
-from poolexport.runtime import session
+from poolexport.runtime import Variant
+
+#: How pieces are run: as they are written.
+UNOPTIMISED = Variant("none")
 
 Values = Mapping[str, np.ndarray]
 
@@ -105,13 +107,10 @@ class Runner:
     ) -> tuple[dict[str, np.ndarray], dict[str, Print], str]:
         self.runs += 1
         inner = list(dict.fromkeys(inner))
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4
         try:
             types = {name: x.dtype for name, x in truths.items()}
             # The bytes are as large as the weights, and are let go as soon as the session has them.
-            runtime = session(self._graph.part(targets, cuts, inner, types), options=options)
+            runtime = UNOPTIMISED.open(self._graph.part(targets, cuts, inner, types))
             given = truths or inputs
             feed = {port.name: given[port.name.removesuffix(TRUE)] for port in runtime.get_inputs()}
             answers = iter(runtime.run([*targets, *(each for name in inner for each in prints_of(name))], feed))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
 from prometheus_client.registry import REGISTRY
 
 _MODEL = ("model", "version")
@@ -117,11 +117,6 @@ def registry() -> CollectorRegistry:
     together = CollectorRegistry()
     multiprocess.MultiProcessCollector(together)
     return together
-
-
-def exposition() -> bytes:
-    """All metrics in the text format of Prometheus."""
-    return generate_latest(registry())
 
 
 def flush(meters: Iterable[Meter], waiting: int) -> None:

@@ -1,7 +1,6 @@
 """The application over RSGI, Granian's own interface: body and answer cross into Python once each, not in parts.
 
-Measured against ASGI on the same server, it answers about half as many requests again where the model costs nothing.
-Inference is answered as it comes; the rest is handed on as ASGI.
+Inference comes so often that this pays, and is answered as it comes; the rest is handed on as ASGI.
 """
 
 from __future__ import annotations
