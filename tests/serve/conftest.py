@@ -121,6 +121,11 @@ class Server:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return [int(pid) for pid in children]
 
+    def listening(self) -> int:
+        """How many sockets of the workers listen for HTTP; Granian's have one each."""
+        rows = [line.split() for line in Path(f"/proc/{self.process.pid}/net/tcp").read_text().splitlines()[1:]]
+        return sum(row[1].endswith(f":{self.port:04X}") and row[3] == "0A" for row in rows)
+
     def resident(self) -> int:
         """Bytes that the workers hold in memory and do not share with others."""
         total = 0

@@ -34,6 +34,11 @@ LONG = [letter * 128 for letter in "abc"]
 def pair(bundles, tmp_path):
     models.typed(tmp_path / "same.onnx", 1)
     with serving(bundles / "mean", tmp_path / "same.onnx", "--workers", "2", cwd=tmp_path) as server:
+        # it is ready as soon as one of them answers
+        until = time.monotonic() + 30
+        while server.listening() < 2 and time.monotonic() < until:
+            time.sleep(0.02)
+        assert server.listening() == 2
         yield server
 
 
