@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
+KERNELS := $(wildcard custom_ops/native/*.txt custom_ops/native/*/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest test-runtimes test-handoff test-ray soak check unit bench bench-models bench-serve bench-mutations baseline \
+.PHONY: demo test test-lowest test-runtimes test-handoff test-ray kernels soak check unit bench bench-models bench-serve bench-mutations baseline \
 	docs clean
 
 demo: $(VENV)/demo.done  ## export, verify and run every reference checkpoint; out/demo/index.html shows what happened
@@ -35,6 +36,9 @@ test-handoff: $(VENV)/test.done  ## Triton's core and KServe's classes read what
 test-ray: $(VENV)/test.done  ## a Ray cluster of two machines, replicas and machines killed, in .venv-ray; needs root; minutes
 	$(BIN)/python tests/cluster/oracles.py
 
+kernels:  ## compile the native kernels alone, into build/kernels; POOLEXPORT_KERNELS=FILE makes sessions use them
+	cmake -S custom_ops/native -B build/kernels && cmake --build build/kernels --parallel 2
+
 soak: $(VENV)/test.done  ## a server under everything at once, by the hundred thousand; SOAK="--minutes 30" for longer; minutes
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m serve.soak $(SOAK)
 
@@ -63,11 +67,11 @@ $(VENV)/torch.done: $(CONSTRAINTS)
 	$(PIP) torch
 	@touch $@
 
-$(VENV)/demo.done: $(VENV)/torch.done pyproject.toml
+$(VENV)/demo.done: $(VENV)/torch.done pyproject.toml $(KERNELS)
 	$(PIP) --editable '.[demo]'
 	@touch $@
 
-$(VENV)/test.done: $(VENV)/torch.done pyproject.toml
+$(VENV)/test.done: $(VENV)/torch.done pyproject.toml $(KERNELS)
 	$(PIP) --editable '.[test]'
 	@touch $@
 

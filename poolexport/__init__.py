@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from poolexport.errors import ExportError as ExportError
     from poolexport.errors import FrozenAxisError as FrozenAxisError
     from poolexport.errors import InputError as InputError
+    from poolexport.errors import MissingKernelsError as MissingKernelsError
     from poolexport.errors import ParityError as ParityError
     from poolexport.errors import PoolExportError as PoolExportError
     from poolexport.errors import RandomnessError as RandomnessError
     from poolexport.pipeline.audit import Audit as Audit
     from poolexport.pipeline.verify import Verdict as Verdict
+    from poolexport.runtime import kernel_library as kernel_library
+    from poolexport.runtime import register_kernels as register_kernels
     from poolexport.runtime import session as session
     from poolexport.translate import translation_table as translation_table
 
@@ -41,6 +44,7 @@ _HOMES = {
     "ExportError": "poolexport.errors",
     "FrozenAxisError": "poolexport.errors",
     "InputError": "poolexport.errors",
+    "MissingKernelsError": "poolexport.errors",
     "ParityError": "poolexport.errors",
     "PoolExportError": "poolexport.errors",
     "RandomnessError": "poolexport.errors",
@@ -48,8 +52,10 @@ _HOMES = {
     "adopt": "poolexport.adoption.adopting",
     "audit": "poolexport.api",
     "export": "poolexport.api",
+    "kernel_library": "poolexport.runtime",
     "methods": "poolexport.catalog",
     "nn": "poolexport.nn",
+    "register_kernels": "poolexport.runtime",
     "session": "poolexport.runtime",
     "swap": "poolexport.adoption.swapping",
     "translation_table": "poolexport.translate",

@@ -5,7 +5,8 @@
     │   ├── RandomnessError   the answer would differ from run to run
     │   │   └── ModeError     a module is in training mode
     │   ├── OutputError       the target cannot be written
-    │   └── MissingExtraError an optional package is not installed
+    │   ├── MissingExtraError an optional package is not installed
+    │   └── MissingKernelsError  there are no native kernels
     ├── ExportError           torch could not turn the model into a graph       (exit code 2)
     │   └── ValueDependentError  the model decides by the values of a tensor
     ├── RequestError          a server refuses a request, or cannot answer it   (an HTTP status)
@@ -56,6 +57,10 @@ class MissingExtraError(InputError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}; install it with: pip install 'poolexport[{extra}]'")
+
+
+class MissingKernelsError(InputError):
+    """There are no native kernels, or onnxruntime cannot load them."""
 
 
 class ExportError(PoolExportError):

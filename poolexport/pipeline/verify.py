@@ -164,7 +164,7 @@ def verify(
         FrozenAxisError: they differ at lengths of a dynamic axis that the trace never saw, and only there.
     """
     bounds = rule_of(factor, rtol, atol, "torch's" if isinstance(model, nn.Module) else f"{FileStandard.truth}'s")
-    runtime = session(path)
+    runtime = session(path, kernels=False)
     ports: Sequence[ort.NodeArg | Port] = runtime.get_inputs()
     require_same_inputs(ports, example)
     standard: Standard | FileStandard

@@ -1,6 +1,8 @@
 """Opening models with onnxruntime; no torch in here."""
 
-from poolexport.runtime.opening import Source, session
+from poolexport.runtime.functions import Source
+from poolexport.runtime.kernels import kernel_library, kernel_operators, register_kernels
+from poolexport.runtime.opening import session
 from poolexport.runtime.variants import VARIANTS, Variant
 
-__all__ = ["VARIANTS", "Source", "Variant", "session"]
+__all__ = ["VARIANTS", "Source", "Variant", "kernel_library", "kernel_operators", "register_kernels", "session"]

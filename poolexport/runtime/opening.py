@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import onnxruntime as ort
 
 from poolexport.bundle import model_path
 from poolexport.errors import InputError
-
-Source: TypeAlias = "str | os.PathLike[str] | bytes"
+from poolexport.runtime.functions import Source
+from poolexport.runtime.kernels import kernel_library, register_kernels
 
 
 def session(
@@ -21,6 +20,7 @@ def session(
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     options: ort.SessionOptions | None = None,
+    kernels: bool | None = None,
 ) -> ort.InferenceSession:
     """An onnxruntime session on an exported model.
 
@@ -28,13 +28,16 @@ def session(
         path: a bundle folder, an .onnx file, or the bytes of a model.
         threads: threads one operator may use; onnxruntime's own choice by default.
         providers: execution providers in order of preference; the CPU by default.
-        options: session options to start from; they are not changed where ``threads`` is None.
+        options: session options to start from; ``threads`` and native kernels are set in them.
+        kernels: run the operators of ``poolexport`` natively. None does so where the kernels were built, True insists
+            on them, and False runs the file as any onnxruntime does.
 
     Returns:
         An ``onnxruntime.InferenceSession``; ``session.run(None, {name: array})`` returns the list of outputs.
 
     Raises:
         InputError: there is no such file, or onnxruntime cannot load it.
+        MissingKernelsError: native kernels are insisted on, and there are none.
 
     Example:
         >>> import poolexport
@@ -48,6 +51,8 @@ def session(
         options.log_severity_level = 4  # what goes wrong comes back as an exception
     if threads is not None:
         options.intra_op_num_threads = threads
+    if kernels or (kernels is None and kernel_library() is not None):
+        register_kernels(options, path)
     source = path if isinstance(path, bytes) else os.fspath(model_path(path))
     try:
         return ort.InferenceSession(source, options, providers=list(providers or ["CPUExecutionProvider"]))

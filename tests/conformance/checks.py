@@ -7,6 +7,7 @@ import inspect
 import re
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, R
 from torch import nn
 
 import poolexport
-from conformance.lab import DTYPES, Arrays, Specimen, graph_dtypes, is_first_of_its_rank, named_axes
+from conformance.lab import DTYPES, Arrays, Form, Specimen, graph_dtypes, is_first_of_its_rank, named_axes
 from poolexport import stress
 from poolexport.method import Case, Limit, Method
 from poolexport.pipeline.export import RANDOM_OPERATORS
@@ -49,16 +50,22 @@ def survives_extremes(method: Method, case: Case, get: Get) -> None:
             _close(specimen, x, specimen.torch, f"torch, {pattern}")
             if dtype in graph_dtypes(method, case):
                 _close(specimen, x, specimen.onnx, f"graph, {pattern}")
+                _close(specimen, x, partial(specimen.onnx, form="native"), f"kernels, {pattern}")
 
 
 def onnx_follows_torch(method: Method, case: Case, get: Get) -> None:
     """onnxruntime answers what torch answers, with function bodies, at traced and unseen sizes."""
-    _follows_torch(method, case, get, portable=False)
+    _follows_torch(method, case, get, form="function")
 
 
 def inlined_follows_torch(method: Method, case: Case, get: Get) -> None:
     """onnxruntime answers what torch answers, inlined, at traced and unseen sizes."""
-    _follows_torch(method, case, get, portable=True)
+    _follows_torch(method, case, get, form="inlined")
+
+
+def native_follows_torch(method: Method, case: Case, get: Get) -> None:
+    """onnxruntime answers what torch answers, with native kernels, at traced and unseen sizes."""
+    _follows_torch(method, case, get, form="native")
 
 
 def leaves_expected_operators(method: Method, case: Case, get: Get) -> None:
@@ -152,7 +159,7 @@ def files_do_what_it_says(method: Method, case: Case, get: Get) -> None:
         found = "refuses"
         exported = _exportable(method, limit)
         if exported is not None:
-            session = Specimen(method, exported).session(False)
+            session = Specimen(method, exported).session("function")
             try:
                 answers = session.run(None, {f"x{i}": a for i, a in enumerate(_refused(method, limit))})
                 found = "numbers" if all(answer.size for answer in answers) else "nothing"
@@ -224,6 +231,7 @@ CHECKS: dict[str, Check] = {
         survives_extremes,
         onnx_follows_torch,
         inlined_follows_torch,
+        native_follows_torch,
         leaves_expected_operators,
         trains,
         repeats_in_eval,
@@ -290,7 +298,7 @@ def _close(specimen: Specimen, x: np.ndarray, answer: Callable[[np.ndarray], Arr
         )
 
 
-def _follows_torch(method: Method, case: Case, get: Get, *, portable: bool) -> None:
+def _follows_torch(method: Method, case: Case, get: Get, *, form: Form) -> None:
     for dtype in graph_dtypes(method, case):
         specimen = get(method, case, dtype)
         tried = set()
@@ -298,7 +306,7 @@ def _follows_torch(method: Method, case: Case, get: Get, *, portable: bool) -> N
             tried.add(shape)
             for regime in ("normal", "ties") if shape != case.shape else stress.REGIMES:
                 x = specimen.draw(regime, shape)
-                results, peers, truths = specimen.onnx(x, portable=portable), specimen.torch(x), specimen.truth(x)
+                results, peers, truths = specimen.onnx(x, form), specimen.torch(x), specimen.truth(x)
                 assert len(results) == len(peers)
                 for result, peer, truth in zip(results, peers, truths):
                     judgement = judge(result, peer, truth, factor=ORT_FACTOR)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -26,6 +27,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.f
 AXES = {2: "NC", 3: "NCL", 4: "NCHW", 5: "NCDHW"}
 
 Arrays = tuple[np.ndarray, ...]
+#: As bodies of standard operators, the same written out where they are called, or as native kernels.
+Form = Literal["function", "inlined", "native"]
 
 
 class Specimen:
@@ -60,14 +63,15 @@ class Specimen:
                 self._truths[key] = self.method.truth(self.case, x, DTYPES[self.dtype])
         return self._truths[key]
 
-    def onnx(self, x: np.ndarray, *, portable: bool = False) -> Arrays:
+    def onnx(self, x: np.ndarray, form: Form = "function") -> Arrays:
         """What onnxruntime answers from the exported graph."""
         feed = {f"x{i}": a for i, a in enumerate(self.method.inputs(self.case, x))}
-        return tuple(self.session(portable).run(None, feed))
+        return tuple(self.session(form).run(None, feed))
 
     @cache  # noqa: B019
-    def session(self, portable: bool) -> ort.InferenceSession:
-        return session(self.graph(portable).SerializeToString(), threads=1)
+    def session(self, form: Form) -> ort.InferenceSession:
+        content = self.graph(form == "inlined").SerializeToString()
+        return session(content, threads=1, kernels=form == "native")
 
     @cache  # noqa: B019
     def graph(self, portable: bool) -> onnx.ModelProto:

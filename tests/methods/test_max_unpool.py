@@ -46,14 +46,14 @@ def test_the_default_size_is_torchs():
         assert torch.equal(METHOD.build(case)(x, indices).nan_to_num(9.0), expected.nan_to_num(9.0))
 
 
-@pytest.mark.parametrize("portable", [False, True])
-def test_of_equal_indices_the_last_stays(portable):
+@pytest.mark.parametrize("form", ["function", "inlined", "native"])
+def test_of_equal_indices_the_last_stays(form):
     specimen = Specimen(METHOD, METHOD.cases[0])
     x = stress.draw("normal", METHOD.cases[0].shape)
     indices = np.random.default_rng(0).integers(0, 12, x.shape)
     expected = nn.MaxUnpool2d(2)(torch.from_numpy(x), torch.from_numpy(indices)).numpy()
     np.testing.assert_array_equal(MaxUnpool2d(2)(torch.from_numpy(x), torch.from_numpy(indices)).numpy(), expected)
-    [answer] = specimen.session(portable).run(None, {"x0": x, "x1": indices})
+    [answer] = specimen.session(form).run(None, {"x0": x, "x1": indices})
     np.testing.assert_array_equal(answer, expected)
 
 

@@ -106,7 +106,7 @@ def test_no_box_gives_an_empty_answer():
     first = specimen(METHOD, METHOD.cases[0], "float32")
     for batch in (0, 2):
         x, rois = np.ones((batch, 2, 6, 7), np.float32), np.zeros((0, 5), np.float32)
-        [answer] = first.session(False).run(None, {"x0": x, "x1": rois})
+        [answer] = first.session("function").run(None, {"x0": x, "x1": rois})
         assert answer.shape == first.layer(torch.from_numpy(x), torch.from_numpy(rois)).shape == (0, 2, 2, 2)
 
 
@@ -116,4 +116,4 @@ def test_boxes_on_no_map_are_refused():
         RoIAlign2d(2)(x, rois)
     first = specimen(METHOD, METHOD.cases[0], "float32")
     with pytest.raises(Exception, match="out of data bounds"):
-        first.session(False).run(None, {"x0": x.numpy(), "x1": rois.numpy()})
+        first.session("function").run(None, {"x0": x.numpy(), "x1": rois.numpy()})

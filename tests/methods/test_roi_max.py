@@ -149,7 +149,7 @@ def test_no_box_gives_an_empty_answer():
     specimen = first_case(METHOD, METHOD.cases[0], "float32")
     for batch in (0, 2):
         x, rois = np.ones((batch, 3, 7, 9), np.float32), np.zeros((0, 5), np.float32)
-        [answer] = specimen.session(False).run(None, {"x0": x, "x1": rois})
+        [answer] = specimen.session("function").run(None, {"x0": x, "x1": rois})
         layer = specimen.layer(torch.from_numpy(x), torch.from_numpy(rois))
         assert answer.shape == layer.shape == (0, 3, 3, 3)
     assert RoIMaxPool2d(3)(torch.ones(0, 3, 7, 9), []).shape == (0, 3, 3, 3)
@@ -212,7 +212,7 @@ def test_boxes_that_are_none_are_refused(rois, message):
 
 def test_a_file_refuses_a_map_beyond_the_batch_and_takes_the_last_for_minus_one():
     specimen = first_case(METHOD, METHOD.cases[0], "float32")
-    x, file = specimen.draw("normal"), specimen.session(False)
+    x, file = specimen.draw("normal"), specimen.session("function")
     box = [0.0, 0.0, 12.0, 12.0]
     with pytest.raises(Exception, match="out of data bounds"):
         file.run(None, {"x0": x, "x1": np.array([[2.0, *box]], np.float32)})

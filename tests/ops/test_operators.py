@@ -24,8 +24,17 @@ NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.float16: np
 SIZES = {1: (9,), 2: (7, 8), 3: (4, 5, 6)}
 
 
-def run_onnx(name: str, attributes: dict[str, Any], *tensors: torch.Tensor, opset: int = 20) -> list[np.ndarray]:
+def run_onnx(
+    name: str, attributes: dict[str, Any], *tensors: torch.Tensor, opset: int = 20, kernels: bool = False
+) -> list[np.ndarray]:
     """What onnxruntime answers for a graph of one operator."""
+    content = one_operator(name, attributes, *tensors, opset=opset)
+    opened = session(content, threads=1, kernels=kernels)
+    return opened.run(None, {f"x{i}": t.numpy() for i, t in enumerate(tensors)})
+
+
+def one_operator(name: str, attributes: dict[str, Any], *tensors: torch.Tensor, opset: int = 20) -> bytes:
+    """A model of one operator that takes such tensors, of any lengths."""
     operator = operators()[name]
     inputs = [
         ir.Value(
@@ -48,19 +57,20 @@ def run_onnx(name: str, attributes: dict[str, Any], *tensors: torch.Tensor, opse
     function = operator.function(inputs, node.attributes, opset=opset)
     graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports={"": opset, DOMAIN: 1}, name="one")
     model = ir.Model(graph, ir_version=10, functions=[function])
-    content = ir.to_proto(model).SerializeToString()
-    return session(content, threads=1).run(None, {f"x{i}": t.numpy() for i, t in enumerate(tensors)})
+    return ir.to_proto(model).SerializeToString()
 
 
 def compare(name: str, attributes: dict[str, Any], *tensors: torch.Tensor, opset: int = 20) -> None:
-    """The ONNX form is as close to the float64 answer as the torch form is."""
+    """The ONNX form and the native kernel are as close to the float64 answer as the torch form is."""
     operator = operators()[name]
-    results = run_onnx(name, attributes, *tensors, opset=opset)
     peers = as_tuple(operator(*tensors, **attributes))
     truths = as_tuple(operator(*(t.double() for t in tensors), **attributes))
-    for result, peer, truth in zip(results, peers, truths, strict=True):
-        judgement = judge(result, peer.numpy(), truth.numpy(), factor=2.0)
-        assert judgement.passed, f"{name} {attributes} {tensors[0].dtype}: {judgement.reason}"
+    for kernels in (False, True):
+        results = run_onnx(name, attributes, *tensors, opset=opset, kernels=kernels)
+        for result, peer, truth in zip(results, peers, truths, strict=True):
+            judgement = judge(result, peer.numpy(), truth.numpy(), factor=2.0)
+            form = "kernel" if kernels else "function"
+            assert judgement.passed, f"{form} {name} {attributes} {tensors[0].dtype}: {judgement.reason}"
 
 
 def as_tuple(answer: Any) -> tuple[torch.Tensor, ...]:

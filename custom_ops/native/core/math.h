@@ -1,0 +1,73 @@
+// Elementary functions as plain arithmetic, so that loops over them become vector code. Errors are below one unit in
+// the last place and a bit; NaN stays NaN.
+#pragma once
+
+#include <cstdint>
+
+#include "core/element.h"
+
+namespace poolexport {
+
+namespace detail {
+
+// 1 + r + r^2/2! + ... for |r| <= ln(2)/2: the first term left out is below a quarter of a unit in the last place.
+template <class C>
+POOL_INLINE C exp_series(C r) {
+  constexpr int degree = sizeof(C) == 4 ? 7 : 13;
+  constexpr double inverse[] = {1.0,           1.0,           1 / 2.0,        1 / 6.0,         1 / 24.0,
+                                1 / 120.0,     1 / 720.0,     1 / 5040.0,     1 / 40320.0,     1 / 362880.0,
+                                1 / 3628800.0, 1 / 39916800.0, 1 / 479001600.0, 1 / 6227020800.0};
+  C sum = C(inverse[degree]);
+#pragma GCC unroll 16
+  for (int k = degree - 1; k >= 0; --k) sum = sum * r + C(inverse[k]);
+  return sum;
+}
+
+// 2^n for every n from twice the smallest exponent up to the largest but one, in two steps: subnormals are rounded once.
+POOL_INLINE float scale(float x, int32_t n) {
+  const int32_t half = n >> 1;
+  return x * bits_as<float>(uint32_t(half + 127) << 23) * bits_as<float>(uint32_t(n - half + 127) << 23);
+}
+POOL_INLINE double scale(double x, int64_t n) {
+  const int64_t half = n >> 1;
+  return x * bits_as<double>(uint64_t(half + 1023) << 52) * bits_as<double>(uint64_t(n - half + 1023) << 52);
+}
+
+}  // namespace detail
+
+// e^x; 0 and infinity where it leaves the range.
+POOL_INLINE float exp(float x) {
+  x = x > 89.0f ? 89.0f : x;
+  x = x < -105.0f ? -105.0f : x;
+  // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
+  const float magic = 0x1.8p23f, shifted = x * 1.44269504f + magic, n = shifted - magic;
+  const float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+  return detail::scale(detail::exp_series(r), int32_t(bits_as<uint32_t>(shifted) - bits_as<uint32_t>(magic)));
+}
+POOL_INLINE double exp(double x) {
+  x = x > 710.0 ? 710.0 : x;
+  x = x < -746.0 ? -746.0 : x;
+  const double magic = 0x1.8p52, shifted = x * 1.4426950408889634 + magic, n = shifted - magic;
+  const double r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+  return detail::scale(detail::exp_series(r), int64_t(bits_as<uint64_t>(shifted) - bits_as<uint64_t>(magic)));
+}
+
+// The natural logarithm; -infinity at 0, NaN below.
+POOL_INLINE double log(double x) {
+  const bool tiny = x < 0x1p-1022;
+  const uint64_t bits = bits_as<uint64_t>(tiny ? x * 0x1p54 : x);
+  // x = m 2^k with m between sqrt(1/2) and sqrt(2), and log m = 2 atanh((m - 1) / (m + 1)).
+  const int64_t k = int64_t(bits - 0x3fe6a09e667f3bcdULL) >> 52;
+  const double m = bits_as<double>(bits - (uint64_t(k) << 52)), s = (m - 1) / (m + 1), q = s * s;
+  double sum = 1.0 / 23;
+#pragma GCC unroll 16
+  for (int n = 21; n >= 3; n -= 2) sum = sum * q + 1.0 / n;
+  const double exponent = double(int32_t(k) - (tiny ? 54 : 0));
+  const double result = exponent * 6.93147180369123816490e-01 +
+                        (2 * s + (2 * s * q * sum + exponent * 1.90821492927058770002e-10));
+  const double infinity = __builtin_inf();
+  return x > 0 ? (x == infinity ? x : result) : x == 0 ? -infinity : x < 0 ? __builtin_nan("") : x;
+}
+POOL_INLINE float log(float x) { return float(log(double(x))); }
+
+}  // namespace poolexport

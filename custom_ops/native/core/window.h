@@ -1,0 +1,125 @@
+// Windows over feature maps, as rows of cells that lie side by side.
+//
+// A block is a piece of one output row. All cells that its windows hold first lie in row 0, those that they hold second
+// in row 1, and so on, each row contiguous: whatever a window is reduced to, the loop over a row is vector code.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <type_traits>
+
+#include "core/operator.h"
+
+namespace poolexport {
+
+//: Outputs in a block; rows start this far apart.
+constexpr int64_t BLOCK = 64;
+//: More tasks than threads, so that all threads end together; the same number on every machine.
+constexpr size_t TASKS = 64;
+
+// The window of a node: one entry per spatial axis, in cells.
+struct Window {
+  Shape kernel, strides, begin, end, dilations;
+
+  Window() = default;
+  // Reads kernel_shape, strides, pads and dilations.
+  explicit Window(const Attributes& attributes);
+  // From its parts; refuses what is no window.
+  Window(Shape kernel, Shape strides, const Shape& pads, Shape dilations);
+
+  size_t rank() const { return kernel.size(); }
+  int64_t size() const;
+  // (N, C, *output); refuses a map of another rank, and one that is too small for a single window.
+  Shape output_shape(const Shape& x) const;
+};
+
+// Refuses a second map that is not of the shape of x, or of one channel that all channels of x share.
+void require_like(const Shape& x, const Shape& other, const char* name);
+
+// How the windows lie on a map, with three spatial axes; maps of fewer have leading axes of length 1.
+struct Geometry {
+  int64_t planes, length[3], output[3], kernel[3], stride[3], begin[3], dilation[3], cells;
+
+  Geometry(const Window& window, const Shape& x);
+  Geometry() = default;
+
+  int64_t plane_size() const { return length[0] * length[1] * length[2]; }
+  int64_t output_size() const { return output[0] * output[1] * output[2]; }
+  //: Output rows of all planes.
+  int64_t rows() const { return planes * output[0] * output[1]; }
+};
+
+// Where a block lies: the output at (depth, row, column) of a plane, and how many outputs follow.
+struct Block {
+  int64_t plane, depth, row, column, width;
+};
+
+// The tap of a window: one of its cells, by axis.
+struct Tap {
+  int64_t depth, row, column;
+};
+
+namespace detail {
+
+template <class T, class C>
+POOL_INLINE void strided(const T* __restrict from, int64_t stride, C* __restrict to, int64_t count) {
+  if (stride == 1)
+    for (int64_t i = 0; i < count; ++i) to[i] = widen(from[i]);
+  else if (stride == 2)
+    for (int64_t i = 0; i < count; ++i) to[i] = widen(from[2 * i]);
+  else
+    for (int64_t i = 0; i < count; ++i) to[i] = widen(from[stride * i]);
+}
+
+}  // namespace detail
+
+// Lays the cells of a block's windows out in rows: to[k * BLOCK + i] is cell k of window i, and pad outside of the map.
+// Widened to the type computed in. `plane` is the plane's first cell.
+template <class T, class C>
+POOL_INLINE void gather(const Geometry& g, const Block& b, const T* plane, C pad, C* __restrict to) {
+  const int64_t stride = g.stride[2], first = b.column * stride - g.begin[2];
+  for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
+    const int64_t d = b.depth * g.stride[0] - g.begin[0] + kd * g.dilation[0];
+    for (int64_t kh = 0; kh < g.kernel[1]; ++kh) {
+      const int64_t h = b.row * g.stride[1] - g.begin[1] + kh * g.dilation[1];
+      const bool outside = d < 0 || d >= g.length[0] || h < 0 || h >= g.length[1];
+      const T* line = plane + (outside ? 0 : (d * g.length[1] + h) * g.length[2]);
+      for (int64_t kw = 0; kw < g.kernel[2]; ++kw, to += BLOCK) {
+        const int64_t w = first + kw * g.dilation[2];
+        // Outputs from low on have their cell on the map, up to high.
+        int64_t low = w < 0 ? (-w + stride - 1) / stride : 0;
+        int64_t high = w >= g.length[2] ? 0 : (g.length[2] - 1 - w) / stride + 1;
+        low = low > b.width || outside ? b.width : low;
+        high = high > b.width ? b.width : high < low ? low : high;
+        for (int64_t i = 0; i < low; ++i) to[i] = pad;
+        detail::strided(line + w + low * stride, stride, to + low, high - low);
+        for (int64_t i = high; i < b.width; ++i) to[i] = pad;
+      }
+    }
+  }
+}
+
+// Calls body(block, to) for every block of the rows from first up to last; `to` is where its outputs begin.
+template <class T, class Body>
+POOL_INLINE void for_blocks(const Geometry& g, T* y, int64_t first, int64_t last, const Body& body) {
+  for (int64_t index = first; index < last; ++index) {
+    const int64_t row = index % g.output[1], depth = index / g.output[1] % g.output[0];
+    const int64_t plane = index / (g.output[1] * g.output[0]);
+    for (int64_t column = 0; column < g.output[2]; column += BLOCK) {
+      const int64_t left = g.output[2] - column;
+      body(Block{plane, depth, row, column, left < BLOCK ? left : BLOCK}, y + index * g.output[2] + column);
+    }
+  }
+}
+
+// Splits rows among tasks, each with a piece of scratch of its own: work(first, last, scratch).
+template <class C, class Work>
+void for_rows(const Call& call, int64_t rows, size_t scratch, const Work& work) {
+  const size_t tasks = std::min<size_t>(TASKS, size_t(rows));
+  std::unique_ptr<C[]> space(new C[tasks * scratch]);
+  call.parallel(tasks, [&](size_t task) {
+    work(size_t(rows) * task / tasks, size_t(rows) * (task + 1) / tasks, space.get() + task * scratch);
+  });
+}
+
+}  // namespace poolexport
