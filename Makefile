@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 KERNELS := $(wildcard custom_ops/native/*.txt custom_ops/native/*/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest test-runtimes test-handoff test-ray kernels soak check unit bench bench-models bench-serve bench-mutations baseline \
+.PHONY: demo test test-lowest test-runtimes test-handoff test-ray kernels fuzz test-sanitize soak check unit bench bench-models bench-serve bench-mutations baseline \
 	docs clean
 
 demo: $(VENV)/demo.done  ## export, verify and run every reference checkpoint; out/demo/index.html shows what happened
@@ -38,6 +38,14 @@ test-ray: $(VENV)/test.done  ## a Ray cluster of two machines, replicas and mach
 
 kernels:  ## compile the native kernels alone, into build/kernels; POOLEXPORT_KERNELS=FILE makes sessions use them
 	cmake -S custom_ops/native -B build/kernels && cmake --build build/kernels --parallel 2
+
+fuzz: $(VENV)/test.done  ## native kernels on shapes, values and attributes at random; FUZZ="--calls 1000000" for longer; minutes
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m native.fuzz $(FUZZ)
+
+test-sanitize: $(VENV)/test.done  ## the kernels' tests and the fuzzer with AddressSanitizer and UBSan; minutes
+	cmake -S custom_ops/native -B build/sanitize -DPOOLEXPORT_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	cmake --build build/sanitize --parallel 2
+	PYTHON=$(BIN)/python tests/native/sanitized.sh build/sanitize
 
 soak: $(VENV)/test.done  ## a server under everything at once, by the hundred thousand; SOAK="--minutes 30" for longer; minutes
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m serve.soak $(SOAK)

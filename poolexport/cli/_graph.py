@@ -161,9 +161,12 @@ class Operator:
 
     @property
     def runs(self) -> str:
-        """What computes it."""
+        """What computes it here."""
+        from poolexport.runtime.kernels import kernel_operators, stem
+
         if self.body:
-            return "function (standard kernels)"
+            native = self.domain == DOMAIN and stem(self.name) in kernel_operators()
+            return "native kernel" if native else "function (standard kernels)"
         if self.domain == DOMAIN:
             return NOTHING
         if not self.known:

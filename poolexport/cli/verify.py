@@ -252,9 +252,9 @@ def _data(model: Path, paths: Sequence[Path], picture: Picture) -> list[Given]:
 
     from poolexport import offline
     from poolexport.pipeline.verify import Given
-    from poolexport.runtime import session
+    from poolexport.runtime import plain_session
 
-    ports = session(model).get_inputs()
+    ports = plain_session(model).get_inputs()
 
     def reader(item: offline.Item) -> Callable[[], list[torch.Tensor]]:
         return lambda: [torch.from_numpy(x.copy()) for x in offline.read(item, ports, picture).values()]

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from poolexport.bundle import METADATA_KEY, SAMPLE, Manifest, model_path
 from poolexport.errors import InputError
 from poolexport.graph import missing_weights, weight_files
-from poolexport.runtime import session
+from poolexport.runtime import plain_session
 from poolexport.runtime.rows import batch_axis, mixed_rows
 
 #: What folders, containers and Kubernetes objects may be called, all at once.
@@ -65,7 +65,7 @@ def deployment(path: str | os.PathLike[str], name: str | None = None) -> Deploym
         InputError: it cannot be loaded, it was not verified, or the name cannot be used.
     """
     file = model_path(path)
-    runtime = session(path)
+    runtime = plain_session(path)
     text = runtime.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     manifest = Manifest.from_json(text) if text else None
     if manifest is not None and manifest.verdict != "PASS":

@@ -24,7 +24,7 @@ from poolexport.pipeline._by_lot import by_lot
 from poolexport.pipeline._rounding import SAMPLES
 from poolexport.pipeline._standard import accepted, rounded_anew, shake, unit_of
 from poolexport.pipeline._trials import Port
-from poolexport.runtime import Source, Variant, session
+from poolexport.runtime import Source, Variant, plain_session
 
 #: Bytes of weights in a file that is changed so; one that has more is run as it is, because protobuf holds no more.
 MOST = 3 << 29
@@ -50,7 +50,7 @@ class FileStandard:
 
     def __init__(self, source: Source, judged: ort.InferenceSession, example: Sequence[Tensor], seed: int) -> None:
         self.source, self.example, self.seed = source, tuple(example), seed
-        self.session = session(source)
+        self.session = plain_session(source)
         theirs, ours = self.session.get_inputs(), judged.get_inputs()
         order = matched([port.name for port in ours], [port.name for port in theirs], "inputs")
         self.names = [theirs[k].name for k in order]
@@ -101,7 +101,7 @@ class FileStandard:
                 moved = numbers.double() * shake(numbers, unit_of([numbers]), self.seed + position)
                 moved = torch.where(numbers == numbers.round(), numbers.double(), moved)
                 value.const_value = ir.tensor(moved.to(numbers.dtype).numpy(), name=value.name)
-        return session(ir.to_proto(model).SerializeToString())
+        return plain_session(ir.to_proto(model).SerializeToString())
 
     @cached_property
     def by_lot(self) -> ort.InferenceSession:
@@ -110,7 +110,7 @@ class FileStandard:
         if model is None:
             return self.plain
         try:
-            return session(ir.to_proto(by_lot(model, self.seed)).SerializeToString())
+            return plain_session(ir.to_proto(by_lot(model, self.seed)).SerializeToString())
         except Exception:
             # operators that nobody here knows, or an old opset; without this the bound is only narrower
             return self.plain

@@ -28,7 +28,7 @@ from poolexport.graph import module_path
 from poolexport.pipeline._run import run, trace
 from poolexport.pipeline._source import LineWatch, calling_line
 from poolexport.pipeline._state import random_states_kept, tensors_of
-from poolexport.runtime import session
+from poolexport.runtime import plain_session
 
 #: A value of a graph is that of the model where they are this close, relative to the largest magnitude.
 CLOSE = {"float16": 2e-2, "float32": 1e-4, "float64": 1e-6}
@@ -275,7 +275,7 @@ def _first_values(
     options.log_severity_level = 4
     feed = {str(value.name): x.numpy() for value, x in zip(model.graph.inputs, inputs)}
     try:
-        answers = session(ir.to_proto(model).SerializeToString(), options=options).run(list(shown), feed)
+        answers = plain_session(ir.to_proto(model).SerializeToString(), options=options).run(list(shown), feed)
     except Exception:
         return None
     scopes = {name: module_path(node) if node.metadata_props else None for name, node in shown.items()}

@@ -21,7 +21,7 @@ from poolexport.graph import weight_files
 from poolexport.pipeline._ports import settle_ports
 from poolexport.pipeline.package import require_free, write
 from poolexport.pipeline.weights import draft, outside
-from poolexport.runtime import session
+from poolexport.runtime import plain_session
 from poolexport.tolerance import judge
 
 STANDARD = ("", "ai.onnx")
@@ -76,10 +76,10 @@ def inline(source: Path, model: ir.Model, manifest: Manifest | None, target: Pat
         manifest = replace(manifest, form="inlined")
     if external and outside(plain, True):
         with draft(plain, target) as file:
-            compared = _compare(session(source), session(file), manifest)
+            compared = _compare(plain_session(source), plain_session(file), manifest)
     else:
         content = ir.to_proto(_loaded(plain)).SerializeToString()
-        compared = _compare(session(source), session(content), manifest)
+        compared = _compare(plain_session(source), plain_session(content), manifest)
     if manifest is None:
         plain.metadata_props.pop(METADATA_KEY, None)
     plain.metadata_props.pop(WEIGHTS_KEY, None)

@@ -19,7 +19,7 @@ from poolexport.graph import random_outputs, weight_files
 from poolexport.pipeline.prepare import Prepared
 from poolexport.pipeline.verify import Verdict
 from poolexport.pipeline.weights import ExternalData, beside, outside, unload
-from poolexport.runtime import session
+from poolexport.runtime import plain_session
 
 MADE_WITH = ("poolexport", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
@@ -211,7 +211,7 @@ def _sample(
     model: Path, args: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str]
 ) -> dict[str, np.ndarray]:
     feed = {name: x.numpy() for name, x in zip(inputs, args)}
-    answers = session(model, options=_single_threaded()).run(None, feed)
+    answers = plain_session(model, options=_single_threaded()).run(None, feed)
     return {f"input/{k}": v for k, v in feed.items()} | {f"output/{k}": v for k, v in zip(outputs, answers)}
 
 

@@ -26,7 +26,7 @@ from poolexport.pipeline._state import random_states_kept
 from poolexport.pipeline._trials import Given, Port, Trial, dynamic, trials
 from poolexport.pipeline.frozen import freezer_in
 from poolexport.pipeline.randomness import Policies, Settled, kept, settle
-from poolexport.runtime import Source, Variant, session
+from poolexport.runtime import Source, Variant, plain_session
 from poolexport.tolerance import FACTOR, Judgement, failed, judge, worst
 
 #: An answer may be this many times as far from the truth as the truth itself moves when every input and weight is
@@ -164,7 +164,7 @@ def verify(
         FrozenAxisError: they differ at lengths of a dynamic axis that the trace never saw, and only there.
     """
     bounds = rule_of(factor, rtol, atol, "torch's" if isinstance(model, nn.Module) else f"{FileStandard.truth}'s")
-    runtime = session(path, kernels=False)
+    runtime = plain_session(path)
     ports: Sequence[ort.NodeArg | Port] = runtime.get_inputs()
     require_same_inputs(ports, example)
     standard: Standard | FileStandard

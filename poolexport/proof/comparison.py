@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from poolexport.pipeline._standard import Standard
 from poolexport.pipeline._state import random_states_kept
 from poolexport.pipeline.verify import SENSITIVITY, judged, require_same_inputs, rule_of
-from poolexport.runtime import Source, session
+from poolexport.runtime import Source, plain_session
 from poolexport.tolerance import FACTOR, Judgement, judge
 
 
@@ -61,7 +61,7 @@ class Comparison:
         seed: int = 0,
     ) -> None:
         rule_of(factor, rtol, atol)
-        self.session = session(source)
+        self.session = plain_session(source)
         self.ports = self.session.get_inputs()
         require_same_inputs(self.ports, example)
         self._standard = Standard(model, example, seed, sharing=False)

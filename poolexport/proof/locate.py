@@ -26,7 +26,7 @@ from poolexport.proof.rounds import Bench, Round
 from poolexport.proof.running import Runner
 from poolexport.proof.segments import Segment
 from poolexport.proof.steps import Located, Step
-from poolexport.runtime import Source, session
+from poolexport.runtime import Source, plain_session
 from poolexport.tolerance import FACTOR
 
 #: Bytes of values that are held at a time; a network whose values take more is judged in several turns.
@@ -77,7 +77,7 @@ def locate(
         ['0']
     """
     rule_of(factor, rtol, atol)
-    ports = session(source).get_inputs()
+    ports = plain_session(source).get_inputs()
     require_same_inputs(ports, inputs)
     original = copy_of(model)
     recording = record(original, inputs)

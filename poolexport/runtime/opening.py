@@ -65,6 +65,13 @@ def session(
         raise InputError(f"onnxruntime {ort.__version__} cannot load {name}: {reason}") from error
 
 
+def plain_session(
+    path: Source, *, threads: int | None = None, options: ort.SessionOptions | None = None
+) -> ort.InferenceSession:
+    """A session that runs a file as any onnxruntime does, without native kernels: what a verdict is about."""
+    return session(path, threads=threads, options=options, kernels=False)
+
+
 def _weights(text: str) -> str:
     """What is wrong with the file of weights beside a model, if that is what onnxruntime complains about."""
     gone = re.search(

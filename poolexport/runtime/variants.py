@@ -8,7 +8,8 @@ from typing import Literal
 
 import onnxruntime as ort
 
-from poolexport.runtime.opening import Source, session
+from poolexport.runtime.functions import Source
+from poolexport.runtime.opening import plain_session
 
 Level = Literal["all", "extended", "basic", "none"]
 LEVELS: dict[Level, ort.GraphOptimizationLevel] = {
@@ -44,7 +45,7 @@ class Variant:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = LEVELS[self.level]
-        return session(source, threads=self.threads, options=options)
+        return plain_session(source, threads=self.threads, options=options)
 
 
 #: What every verification by command line tries: each level of optimisation, on one thread and on two.

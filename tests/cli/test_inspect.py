@@ -44,7 +44,7 @@ def test_json_agrees_with_the_manifest(run: Run, bundle: Path):
 
 def test_every_pooling_operator_is_listed_with_what_runs_it(run: Run, bundle: Path):
     operators = {o["operator"]: o for o in json.loads(run("inspect", bundle, "--json").stdout)["operators"]}
-    assert operators["poolexport::SoftmaxPool"]["runs"] == "function (standard kernels)"
+    assert operators["poolexport::SoftmaxPool"]["runs"] == "native kernel"
     assert operators["poolexport::SoftmaxPool"]["attributes"]["kernel_shape"] == [2, 2]
     assert operators["MaxPool"]["runs"] == "standard kernel"
     assert operators["MaxPool"]["count"] == 1

@@ -3,8 +3,8 @@
 namespace poolexport {
 
 Window::Window(const Attributes& attributes)
-    : Window(attributes.get<Shape>("kernel_shape"), attributes.get<Shape>("strides"), attributes.get<Shape>("pads"),
-             attributes.get<Shape>("dilations", {})) {}
+    : Window{attributes.get<Shape>("kernel_shape"), attributes.get<Shape>("strides"), attributes.get<Shape>("pads"),
+             attributes.get<Shape>("dilations", {})} {}
 
 Window::Window(Shape kernel_shape, Shape steps, const Shape& pads, Shape gaps)
     : kernel(std::move(kernel_shape)), strides(std::move(steps)), dilations(std::move(gaps)) {
