@@ -85,7 +85,7 @@ def test_without_the_library_sessions_run_standard_operators(monkeypatch, tmp_pa
     assert kernel_library() is None
     assert kernel_operators() == ()
     assert session(soft()).run(None, {"x0": X.numpy(), "x1": X.numpy()})[0].shape == (1, 2, 3, 4)
-    with pytest.raises(MissingKernelsError, match="POOLEXPORT_KERNELS turns them off.*standard operators"):
+    with pytest.raises(MissingKernelsError, match=r"POOLEXPORT_KERNELS turns them off.*standard operators"):
         register_kernels(ort.SessionOptions())
     monkeypatch.setenv("POOLEXPORT_KERNELS", str(tmp_path / "missing.so"))
     with pytest.raises(MissingKernelsError, match=r"missing\.so cannot be loaded"):
