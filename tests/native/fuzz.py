@@ -1,9 +1,9 @@
 """Drive the native kernels with windows, sizes, values and attributes drawn at random: ``python -m native.fuzz``.
 
 Half of the calls are right ones, and the answer is judged like any file's: against the operator in float64, allowed
-what torch's own answer is off. The other half are wrong in some way (ranks, lengths, attributes that are missing or absurd),
-and may be refused, but must not end the process. Every call depends on the seed and its number alone; the number of the
-last one is written to --progress, so that a crash can be repeated with --only.
+what torch's own answer is off. The other half are wrong in some way (ranks, lengths, attributes that are missing or
+absurd), and may be refused, but must not end the process. Every call depends on the seed and its number alone; the
+number of the last one is written to --progress, so that a crash can be repeated with --only.
 """
 
 from __future__ import annotations
