@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 KERNELS := $(wildcard custom_ops/native/*.txt custom_ops/native/*/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest test-runtimes test-handoff test-ray kernels fuzz test-sanitize soak check unit bench bench-models bench-serve bench-mutations baseline \
+.PHONY: demo test test-lowest test-runtimes test-handoff test-ray kernels fuzz test-sanitize soak check unit bench bench-methods bench-models bench-serve bench-mutations baseline \
 	docs clean
 
 demo: $(VENV)/demo.done  ## export, verify and run every reference checkpoint; out/demo/index.html shows what happened
@@ -50,7 +50,10 @@ test-sanitize: $(VENV)/test.done  ## the kernels' tests and the fuzzer with Addr
 soak: $(VENV)/test.done  ## a server under everything at once, by the hundred thousand; SOAK="--minutes 30" for longer; minutes
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m serve.soak $(SOAK)
 
-bench: $(VENV)/test.done  ## time every method in torch and in onnxruntime; benchmarks/results/methods.json
+bench: $(VENV)/test.done  ## time pooling in every form there is, native kernels among them; benchmarks/results/kernels.json; minutes
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/kernels.py
+
+bench-methods: $(VENV)/test.done  ## time every method in torch and in onnxruntime; benchmarks/results/methods.json
 	$(BIN)/python benchmarks/methods.py
 
 bench-models: $(VENV)/test.done  ## time and memory of exporting whole networks; benchmarks/results/whole_models.json; an hour

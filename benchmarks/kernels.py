@@ -1,0 +1,338 @@
+"""How long pooling takes in every form there is: torch, torch.compile, torch.onnx, ours, and ours with native kernels.
+
+    python benchmarks/kernels.py                         # every row; writes benchmarks/results/kernels.{json,csv}
+    python benchmarks/kernels.py --only "SoftPool 2/2"   # prints, writes nothing
+
+Machines are shared and noisy, so all forms of a row run in turns within one loop, the least time of each counts, and
+what to read are ratios: to a copy of the input, which moves the bytes and computes nothing, and to each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.util
+import io
+import json
+import logging
+import math
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnxruntime as ort
+import torch
+from naive import regions, second_order, windows
+from rich.progress import track
+from torch import Tensor, nn
+
+import poolexport
+from methods import machine
+from poolexport import stress
+from poolexport.nn import (
+    AdaptiveAvgPool2d,
+    CompactBilinearPool2d,
+    DPP2d,
+    DynOPool2d,
+    FractionalMaxPool2d,
+    LPPool2d,
+    RoIMaxPool2d,
+    S3Pool2d,
+    SoftPool2d,
+    StochasticPool2d,
+)
+from poolexport_ops.compact_bilinear import compact_bilinear
+from poolexport_ops.matrix_log import matrix_log
+from poolexport_ops.softmax_pool import softmax_pool
+
+SHAPE = (1, 64, 112, 112)
+ROUNDS = 25
+#: A round repeats a form until it has taken about this long, in seconds.
+LEAST = 0.01
+RESULTS = Path(__file__).parent / "results" / "kernels.json"
+#: Sizes of a square map of 64 channels, and kernels over a map of 112 by 112, for the two plots of cost.
+SIZES = (8, 16, 32, 64, 128, 256, 512)
+KERNELS = (2, 3, 4, 5, 7, 9, 11)
+
+Form = Callable[[], Any]
+
+
+class Lip(nn.Module):
+    """LIP with the logits given, 3/2/1."""
+
+    def forward(self, x: Tensor, logits: Tensor) -> Tensor:
+        window = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "dilations": [1, 1]}
+        y: Tensor = softmax_pool(x, logits, **window)
+        return y
+
+
+class Log(nn.Module):
+    """The logarithm of a positive matrix."""
+
+    def forward(self, s: Tensor) -> Tensor:
+        y: Tensor = matrix_log(s, s.new_tensor([1e-3]))
+        return y
+
+
+class Sketch(nn.Module):
+    """Compact bilinear pooling without its root and norm."""
+
+    def __init__(self, layer: CompactBilinearPool2d) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer, columns = self.layer, x.flatten(2)
+        ends = (layer.rand_h_1, layer.rand_s_1, layer.rand_h_2, layer.rand_s_2)
+        y: Tensor = compact_bilinear(columns, columns, *ends, output_dim=layer.output_dim, pooled=1, by="pairs")
+        return y
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operator in one configuration.
+
+    Args:
+        layer: ours.
+        inputs: of the layer.
+        goal: how many times the base the native kernel may take.
+        naive: what somebody else writes; None where torch.onnx.export cannot write the layer at all.
+        base: of the goal: "copy" of the first input, or a form.
+        peer: a further form, by name.
+        torchs: torch's own layer, where it is another than ``naive``.
+    """
+
+    layer: nn.Module
+    inputs: tuple[Tensor, ...]
+    goal: float
+    naive: nn.Module | None = None
+    base: str = "copy"
+    peer: tuple[str, Form] | None = None
+    torchs: nn.Module | None = None
+
+
+def images(*shape: int) -> Tensor:
+    return torch.from_numpy(stress.draw("normal", shape or SHAPE))
+
+
+def rows() -> dict[str, Callable[[], Row]]:
+    """Every row by name; each is made when it is its turn."""
+    return {
+        "SoftPool 2/2": lambda: Row(SoftPool2d(2), (images(),), 3, windows.SoftPool(2, 2)),
+        "SoftPool 3/2": lambda: Row(SoftPool2d(3, stride=2), (images(),), 5, windows.StableSoftPool(3, 2)),
+        "stochastic 3/2": lambda: Row(StochasticPool2d(3, stride=2), (images(),), 2.5, windows.Stochastic()),
+        "LP p=2 2/2": lambda: Row(LPPool2d(2, 2), (images(),), 1.7, windows.LP(2, 2, 2)),
+        "LP p=3 3/2": lambda: Row(LPPool2d(3, 3, stride=2), (images(),), 3, windows.LP(3, 3, 2)),
+        "LIP 3/2/1, logits given": lambda: Row(Lip(), (images(), images() / 2), 5, windows.LIP()),
+        "DPP 2/2": lambda: Row(DPP2d(SHAPE[1]), (images(),), 6, windows.DetailPreserving()),
+        "S3Pool 2/2": lambda: Row(S3Pool2d(2), (images(),), 2, windows.S3Pool()),
+        "DynOPool r=.5": lambda: Row(DynOPool2d(0.5, learned=False), (images(),), 2, windows.DynOPool()),
+        "fractional max .7": fractional,
+        "adaptive average 5 of 112": lambda: Row(AdaptiveAvgPool2d(5), (images(),), 1, nn.AdaptiveAvgPool2d(5)),
+        "compact bilinear 64 to 8000, 14x14": compact,
+        "matrix log D=256": logarithm,
+        "RoI max, R=128, 256x38x50": boxes,
+    }
+
+
+def fractional() -> Row:
+    samples = torch.rand(1, SHAPE[1], 2, generator=torch.Generator().manual_seed(0))
+    layer = FractionalMaxPool2d(2, output_ratio=0.7, _random_samples=samples)
+    torchs = nn.FractionalMaxPool2d(2, output_ratio=0.7, _random_samples=samples)
+    return Row(layer, (images(),), 2.5, torchs=torchs)
+
+
+def compact() -> Row:
+    layer = CompactBilinearPool2d(64, 8000, signed_sqrt=False)
+    hashes, signs = (torch.stack([getattr(layer, f"rand_{kind}_{k}") for k in (1, 2)]) for kind in "hs")
+    naive = second_order.CompactBilinear(hashes, signs.float(), 8000)
+    return Row(Sketch(layer), (images(1, 64, 14, 14),), 0.2, naive, base="torch")
+
+
+def logarithm() -> Row:
+    x = images(1, 256, 1000)
+    s = (x @ x.transpose(1, 2)) / 1000
+    return Row(
+        Log(), (s,), 5, base="eigh", peer=("eigh", lambda: torch.linalg.eigh(s)), torchs=second_order.MatrixLog()
+    )
+
+
+def boxes() -> Row:
+    x = images(1, 256, 38, 50)
+    rng = np.random.default_rng(0)
+    corners = np.sort(rng.uniform(0, [800, 608], (128, 2, 2)), axis=1).reshape(128, 4)
+    rois = torch.from_numpy(np.hstack([np.zeros((128, 1)), corners]).astype(np.float32))
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    opened = ort.InferenceSession(regions.max_roi_pool((7, 7), 1 / 16), options)
+    feed = {"x": x.numpy(), "rois": rois.numpy()}
+    peer = ("MaxRoiPool", lambda: opened.run(None, feed))
+    return Row(RoIMaxPool2d(7, 1 / 16), (x, rois), 1, base="MaxRoiPool", peer=peer)
+
+
+def forms_of(row: Row, folder: Path, *, compiled: bool = True) -> dict[str, Form]:
+    """The forms of a row, ready to be called."""
+    layer, inputs = row.layer.eval(), row.inputs
+    names = [f"x{i}" for i in range(len(inputs))]
+    feed = {name: x.numpy() for name, x in zip(names, inputs)}
+    theirs = (row.torchs or row.naive or layer).eval()
+    forms: dict[str, Form] = {"copy": lambda: inputs[0].clone(), "torch": calling(theirs, inputs)}
+    if compiled:
+        torch.compiler.reset()
+        forms["torch.compile"] = calling(torch.compile(theirs), inputs)
+    if row.naive is not None:
+        path = folder / "naive.onnx"
+        exported(row.naive.eval(), inputs, path)
+        opened = poolexport.session(path, threads=1, kernels=False)
+        fed = dict(zip((port.name for port in opened.get_inputs()), feed.values()))
+        forms["torch.onnx"] = lambda: opened.run(None, fed)
+    path = folder / "ours.onnx"
+    poolexport.export(layer, inputs, path, input_names=names, force=True)
+    for form, threads, kernels in (("function", 1, False), ("native", 1, True), ("native, 2 threads", 2, True)):
+        ours = poolexport.session(path, threads=threads, kernels=kernels)
+        forms[form] = lambda ours=ours: ours.run(None, feed)
+    if importlib.util.find_spec("openvino") is not None:
+        forms["OpenVINO"] = in_openvino(layer, inputs, names, folder, list(feed.values()))
+    if row.peer is not None:
+        forms[row.peer[0]] = row.peer[1]
+    return forms
+
+
+def calling(module: Callable[..., Any], inputs: Sequence[Tensor]) -> Form:
+    def call() -> Any:
+        with torch.no_grad():
+            return module(*inputs)
+
+    return call
+
+
+def exported(module: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
+    """What plain torch.onnx.export writes; it talks a lot, and of nothing that matters here."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, inputs, path, dynamo=True, opset_version=20, external_data=False, verbose=False)
+
+
+def in_openvino(
+    layer: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str], folder: Path, feed: list[np.ndarray]
+) -> Form:
+    import openvino
+
+    path = folder / "inlined.onnx"
+    poolexport.export(layer, inputs, path, input_names=names, portable=True, force=True)
+    options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    compiled = openvino.Core().compile_model(os.fspath(path), "CPU", options)
+    return lambda: compiled(feed)
+
+
+def milliseconds(forms: dict[str, Form], rounds: int = ROUNDS) -> dict[str, float]:
+    """Least time of one call of every form, over rounds in which all of them take turns."""
+    repeats = {}
+    for name, call in forms.items():
+        call()
+        begin = time.perf_counter()
+        call()
+        repeats[name] = max(1, round(LEAST / (time.perf_counter() - begin)))
+    best = dict.fromkeys(forms, math.inf)
+    for _ in range(rounds):
+        for name, call in forms.items():
+            for _ in range(repeats[name]):
+                begin = time.perf_counter()
+                call()
+                best[name] = min(best[name], time.perf_counter() - begin)
+    return {name: round(1e3 * taken, 4) for name, taken in best.items()}
+
+
+def judged(name: str, row: Row, taken: dict[str, float]) -> dict[str, Any]:
+    """A row of the table: times, ratios, and whether the goal is met."""
+    ratio = taken["native"] / taken[row.base]
+    moved = 4 * sum(x.numel() for x in row.inputs)
+    return {
+        "row": name,
+        "milliseconds": taken,
+        "base": row.base,
+        "goal": row.goal,
+        "ratio": round(ratio, 3),
+        "met": ratio <= row.goal,
+        "bytes_in": moved,
+        "gigabytes_per_second": round(moved / taken["native"] / 1e6, 2),
+        "two_threads": round(taken["native"] / taken["native, 2 threads"], 2),
+    }
+
+
+def geometric_mean(results: Sequence[dict[str, Any]], form: str) -> tuple[float, int]:
+    """How many times as long as the kernel a form takes, and over how many rows; those without it are left out."""
+    found = [r["milliseconds"][form] / r["milliseconds"]["native"] for r in results if form in r["milliseconds"]]
+    return round(math.exp(sum(map(math.log, found)) / len(found)), 2), len(found)
+
+
+def swept(folder: Path) -> dict[str, Any]:
+    """Cost against the size of the map and against the kernel."""
+    makers: dict[str, tuple[Callable[[int], nn.Module], Callable[[int], nn.Module]]] = {
+        "SoftPool": (lambda k: SoftPool2d(k, stride=2), lambda k: windows.SoftPool(k, 2)),
+        "LP p=2": (lambda k: LPPool2d(2, k, stride=2), lambda k: windows.LP(2, k, 2)),
+    }
+    found: dict[str, Any] = {"size": {}, "kernel": {}}
+    for name, (ours, naive) in makers.items():
+        for kind, tried in (("size", SIZES), ("kernel", KERNELS)):
+            for n in tried:
+                kernel, side = (2, n) if kind == "size" else (n, SHAPE[2])
+                row = Row(ours(kernel), (images(1, SHAPE[1], side, side),), 1, naive(kernel))
+                taken = milliseconds(forms_of(row, folder, compiled=False), rounds=7)
+                found[kind].setdefault(name, {})[n] = taken
+    return found
+
+
+@click.command(help=__doc__)
+@click.option("--only", multiple=True, metavar="ROW", help="Measure this row; may be given several times.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the results.")
+def main(only: Sequence[str], output: Path | None) -> None:
+    torch.set_num_threads(1)
+    known = rows()
+    unknown = sorted(set(only) - set(known))
+    if unknown:
+        raise click.BadParameter(f"no row is called {', '.join(unknown)}; there are {', '.join(known)}")
+    busy = os.getloadavg()[0]
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in track(only or list(known), "measuring"):
+            row = known[name]()
+            results.append(judged(name, row, milliseconds(forms_of(row, Path(folder)))))
+            told = "  ".join(f"{form} {taken:.3f}" for form, taken in results[-1]["milliseconds"].items())
+            word = "met" if results[-1]["met"] else "missed"
+            click.echo(f"{name}: {results[-1]['ratio']:.2f} x {row.base}, goal {row.goal:g}, {word}\n    {told}")
+        means = {form: geometric_mean(results, form) for form in ("torch", "torch.onnx", "torch.compile", "function")}
+        for form, (ratio, count) in means.items():
+            click.echo(f"{form}: {ratio} x the kernels, geometric mean of {count} rows")
+        target = output or (None if only else RESULTS)
+        if target is None:
+            return
+        sweeps = swept(Path(folder))
+    write(target, {"machine": machine() | {"load_before": round(busy, 2)}, "rows": results, "means": means} | sweeps)
+
+
+def write(target: Path, report: dict[str, Any]) -> None:
+    """The results as JSON, and the rows as CSV beside it."""
+    lines = io.StringIO()
+    forms = list(dict.fromkeys(form for row in report["rows"] for form in row["milliseconds"]))
+    table = csv.writer(lines, lineterminator="\n")
+    table.writerow(["row", *(f"{form} ms" for form in forms), "ratio", "base", "goal", "met"])
+    for row in report["rows"]:
+        times = [row["milliseconds"].get(form, "") for form in forms]
+        table.writerow([row["row"], *times, row["ratio"], row["base"], row["goal"], row["met"]])
+    for path, text in ((target, json.dumps(report, indent=1) + "\n"), (target.with_suffix(".csv"), lines.getvalue())):
+        aside = path.with_suffix(path.suffix + ".partial")
+        aside.write_text(text)
+        aside.replace(path)
+
+
+if __name__ == "__main__":
+    main()

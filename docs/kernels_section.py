@@ -1,0 +1,104 @@
+"""What the benchmark of the native kernels found: a sentence for the README, a table, and pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "benchmarks/results/kernels.json"
+IMAGES = Path(__file__).parent / "images"
+FORMS = {
+    "torch": "torch, ms",
+    "torch.compile": "torch.compile",
+    "torch.onnx": "torch.onnx",
+    "OpenVINO": "OpenVINO",
+    "function": "function",
+    "native": "native",
+}
+
+
+def found() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text())
+
+
+def sentence() -> str:
+    """The figures in short."""
+    means = found()["means"]
+    told = {form: f"{ratio:.1f}" for form, (ratio, _) in means.items()}
+    return (
+        f"Over the rows of the table, native kernels are {told['torch.onnx']} times as fast as what `torch.onnx.export` "
+        f"writes of the\nsame formula in onnxruntime, {told['torch.compile']} times as fast as `torch.compile`, and "
+        f"{told['function']} times as fast as the same file without them\n(geometric means, one thread; "
+        "[every figure](docs/kernels.md#how-fast))."
+    )
+
+
+def table() -> str:
+    """A row for every operator: all times, and how the kernel does beside its goal."""
+    report = found()
+    machine, rows = report["machine"], report["rows"]
+    forms = {form: title for form, title in FORMS.items() if any(form in row["milliseconds"] for row in rows)}
+    lines = [
+        f"| operator | copy, ms | {' | '.join(forms.values())} | 2 threads, x | native is | goal | |",
+        f"|---|--:|{'--:|' * len(forms)}--:|--:|--:|---|",
+    ]
+    for row in rows:
+        taken = row["milliseconds"]
+        cells = [f"{taken[form]:.2f}" if form in taken else "cannot" for form in forms]
+        word = "met" if row["met"] else "missed"
+        lines.append(
+            f"| {row['row']} | {taken['copy']:.3f} | {' | '.join(cells)} | {row['two_threads']:.2f} "
+            f"| {row['ratio']:.2f} x {row['base']} | {row['goal']:g} | {word} |"
+        )
+    means = ", ".join(f"{form} {ratio:.1f} ({count} rows)" for form, (ratio, count) in report["means"].items())
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"How many times as long as the kernels the other forms take, geometric means: {means}.",
+            "",
+            f"Measured on {machine['date']}: {machine['processor']}, {machine['cores']} cores, torch "
+            f"{machine['torch']}, onnxruntime {machine['onnxruntime']}; load before the run {machine['load_before']}; "
+            "`make bench` measures again.",
+        ]
+    )
+
+
+def pictures() -> None:
+    """Draw the three plots again."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "poolexport"
+    import matplotlib.pyplot as plt
+
+    report = found()
+    rows = [row for row in report["rows"] if row["base"] == "copy"]
+    shown = ("torch", "torch.compile", "torch.onnx", "function", "native")
+    colours = dict(zip(shown, ("#9aa5b1", "#6b8fb5", "#d99a5b", "#7fb58f", "#1f6f4a")))
+    figure, axes = plt.subplots(figsize=(9, 6))
+    for k, form in enumerate(shown):
+        places = [i + (k - 2) * 0.16 for i, row in enumerate(rows) if form in row["milliseconds"]]
+        ratios = [r["milliseconds"][form] / r["milliseconds"]["copy"] for r in rows if form in r["milliseconds"]]
+        axes.barh(places, ratios, 0.15, label=form, color=colours[form])
+    axes.set(xscale="log", xlabel="times a copy of the input", yticks=range(len(rows)))
+    axes.set_yticklabels([row["row"] for row in rows])
+    axes.invert_yaxis()
+    axes.legend(frameon=False)
+    _saved(figure, "kernels-rows")
+    for kind, label in (("size", "side of the map of 64 channels"), ("kernel", "side of the kernel, stride 2")):
+        figure, several = plt.subplots(1, len(report[kind]), figsize=(9, 4), sharey=True)
+        for axes, (name, taken) in zip(several, report[kind].items()):
+            for form in ("copy", "torch", "torch.onnx", "function", "native"):
+                points = [(int(n), times[form]) for n, times in taken.items() if form in times]
+                axes.plot(*zip(*points), marker="o", markersize=3, label=form, color=colours.get(form, "#cccccc"))
+            axes.set(title=name, xlabel=label, yscale="log", xscale="log" if kind == "size" else "linear")
+        several[0].set_ylabel("milliseconds")
+        several[0].legend(frameon=False)
+        _saved(figure, f"kernels-{kind}")
+
+
+def _saved(figure: Any, name: str) -> None:
+    figure.tight_layout()
+    figure.savefig(IMAGES / f"{name}.svg", metadata={"Date": None})
