@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 KERNELS := $(wildcard custom_ops/native/*.txt custom_ops/native/*/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest test-runtimes test-handoff test-ray kernels fuzz test-sanitize soak check unit bench bench-methods bench-models bench-serve bench-mutations baseline \
+.PHONY: demo test test-lowest test-runtimes test-handoff test-ray kernels fuzz test-sanitize test-wheel soak check unit bench bench-methods bench-models bench-serve bench-mutations baseline \
 	docs clean
 
 demo: $(VENV)/demo.done  ## export, verify and run every reference checkpoint; out/demo/index.html shows what happened
@@ -46,6 +46,9 @@ test-sanitize: $(VENV)/test.done  ## the kernels' tests and the fuzzer with Addr
 	cmake -S custom_ops/native -B build/sanitize -DPOOLEXPORT_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	cmake --build build/sanitize --parallel 2
 	PYTHON=$(BIN)/python tests/native/sanitized.sh build/sanitize
+
+test-wheel: $(VENV)/test.done  ## wheels built with and without a compiler work elsewhere, in .venv-wheel; minutes
+	$(BIN)/python tests/native/wheel.py
 
 soak: $(VENV)/test.done  ## a server under everything at once, by the hundred thousand; SOAK="--minutes 30" for longer; minutes
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m serve.soak $(SOAK)
@@ -87,4 +90,4 @@ $(VENV)/test.done: $(VENV)/torch.done pyproject.toml $(KERNELS)
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-lowest .venv-ort .venv-handoff .venv-ray .venv-bench out build
+	rm -rf .venv .venv-lowest .venv-ort .venv-handoff .venv-ray .venv-wheel .venv-bench out build
