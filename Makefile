@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 KERNELS := $(wildcard custom_ops/native/*.txt custom_ops/native/*/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest test-runtimes test-handoff test-ray kernels fuzz test-sanitize test-wheel soak check unit bench bench-methods bench-models bench-serve bench-mutations baseline \
+.PHONY: demo test test-lowest test-space test-runtimes test-handoff test-ray kernels fuzz test-sanitize test-wheel soak check unit bench bench-methods bench-models bench-serve bench-mutations baseline \
 	docs clean
 
 demo: $(VENV)/demo.done  ## export, verify and run every reference checkpoint; out/demo/index.html shows what happened
@@ -26,6 +26,9 @@ unit: $(VENV)/test.done
 
 test-lowest:  ## the suite with the lowest versions that pyproject.toml admits, in an environment of its own
 	$(MAKE) unit VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
+
+test-space: $(VENV)/test.done  ## ten times as many configurations of every method as the suite tries; half an hour
+	POOLEXPORT_DRAWN=240 $(BIN)/python -m pytest -q -n 2 tests/conformance/test_space.py
 
 test-runtimes: $(VENV)/test.done  ## one corpus of exports on every release of onnxruntime, each in .venv-ort; minutes
 	$(BIN)/python tests/runtimes/run.py

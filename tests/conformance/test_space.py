@@ -1,11 +1,13 @@
 """Configurations drawn from the whole option space of every method, in torch, in onnxruntime and by the reference.
 
-Many layers are exported as one model, because an export costs more than everything else together.
+Many layers are exported as one model, because an export costs more than everything else together. POOLEXPORT_DRAWN says
+how many configurations of every method are tried; ``make test-space`` tries ten times as many as the suite.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any
 
 import hypothesis.strategies as st
@@ -26,7 +28,7 @@ from poolexport.pipeline.prepare import prepare
 from poolexport.runtime import session
 from poolexport.tolerance import judge
 
-WANTED = 40
+WANTED = int(os.environ.get("POOLEXPORT_DRAWN", "24"))
 BATCH = 12
 #: Options that may differ from axis to axis; a longer tuple in a space is cut to the layer's axes.
 PER_AXIS = ("kernel_size", "stride", "padding", "dilation", "output_size")
@@ -87,7 +89,7 @@ def test_drawn_configurations_agree(method):
     sizes = itertools.cycle((1, 2, 0, 3))
 
     @settings(
-        max_examples=40,
+        max_examples=max(40, WANTED),
         derandomize=True,
         deadline=None,
         database=None,
@@ -128,16 +130,18 @@ def compare(method: Method, cases: list[Case], shape: tuple[int, ...]) -> None:
     axes = [{0: every[0]} if 0 in every else {} for every in (per_case[0], *per_case[1:] * len(cases))]
     prepared = prepare(model, tensors, dynamic_shapes=axes, input_names=names)
     graph = optimise(lower(export(prepared)))
-    runtime = session(ir.to_proto(graph).SerializeToString(), threads=1)
+    content = ir.to_proto(graph).SerializeToString()
+    forms = {"function": session(content, threads=1, kernels=False), "native": session(content, threads=1, kernels=True)}
     for pattern in (*stress.REGIMES, *stress.EXTREMES):
         x = stress.draw(pattern, shape)
         inputs = every_input(method, cases, x)
-        results = runtime.run(None, dict(zip(names, inputs)))
         with torch.no_grad():
             peers = [t.numpy() for t in model(*map(torch.from_numpy, inputs))]
         with np.errstate(all="ignore"):
             answers = [(case, method.truth(case, x)) for case in cases]
         truths = [(case.options, truth) for case, truth_of_case in answers for truth in truth_of_case]
-        for result, peer, (options, truth) in zip(results, peers, truths, strict=True):
-            judgement = judge(result, peer, truth, factor=2.0)
-            assert judgement.passed, f"{options}, {pattern}, {shape}: {judgement.reason}"
+        for form, opened in forms.items():
+            results = opened.run(None, dict(zip(names, inputs)))
+            for result, peer, (options, truth) in zip(results, peers, truths, strict=True):
+                judgement = judge(result, peer, truth, factor=2.0)
+                assert judgement.passed, f"{form}, {options}, {pattern}, {shape}: {judgement.reason}"
