@@ -33,6 +33,7 @@ from poolexport.pipeline.prepare import DynamicShapes, Prepared
 from poolexport.pipeline.randomness import Policies
 from poolexport.pipeline.verify import Given, Progress, Verdict, Watch
 from poolexport.pipeline.weights import ExternalData
+from poolexport.proof.declared import require_epsilons
 from poolexport.runtime import Source, Variant
 from poolexport.tolerance import FACTOR
 
@@ -150,6 +151,7 @@ def export(
                 audited=prepared.constant,
                 progress=progress,
             )
+            verdict = require_epsilons(source, model, prepared.args, verdict, factor=factor, rtol=rtol, atol=atol)
     report("package", 0, 1)
     return package_stage.package(
         graph,
@@ -237,7 +239,7 @@ def verify(
     manifest = read_manifest(path)
     if not isinstance(model, nn.Module):
         _load(model)
-    return verify_stage.verify(
+    verdict = verify_stage.verify(
         path,
         model,
         examples,
@@ -253,6 +255,9 @@ def verify(
         progress=progress,
         watch=watch,
     )
+    if not isinstance(model, nn.Module):
+        return verdict
+    return require_epsilons(path, model, examples, verdict, watch=watch, factor=factor, rtol=rtol, atol=atol)
 
 
 def inline(path: str | os.PathLike[str], out: str | os.PathLike[str], *, force: bool = False) -> Inlined:

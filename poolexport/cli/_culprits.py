@@ -112,7 +112,11 @@ def explain(
     except InputError as error:
         note = f"no layer could be blamed: {error}"
     if witness is not None:
-        found = minimise(subject, model, inputs, **bounds)  # type: ignore[arg-type]
+        try:
+            found = minimise(subject, model, inputs, **bounds)  # type: ignore[arg-type]
+        except InputError as error:
+            # what is wrong may be declared only, and seen in no answer
+            return Explained(located, None, "; ".join(filter(None, (note, f"no witness: {error}"))))
         data, script = found.save(witness, subject, force=force)
         saved = {
             "file": str(data),
