@@ -366,6 +366,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "zoo": ("models/README.md", zoo_table),
     "faults caught": ("README.md", proof_section.sentence),
     "faults by network": ("docs/report.md", proof_section.table),
+    "costs of a verdict": ("docs/report.md", proof_section.costs),
 }
 
 

@@ -1,4 +1,4 @@
-"""What the benchmark of the verifier found: a sentence for the README, and a table of networks."""
+"""What the benchmarks of the verifier found: a sentence for the README, a table of networks, and one of costs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "benchmarks/results/mutations.json"
+COSTS = RESULTS.with_name("verification.json")
+WHAT = {"verify": "`poolexport verify`", "locate": "one bit of a weight found"}
 
 
 def found() -> dict[str, Any]:
@@ -44,12 +46,40 @@ def table() -> str:
         "",
         f"Measured on {machine['date']} with torch {machine['torch']} and onnxruntime {machine['onnxruntime']}; "
         "`make bench-mutations` measures again.",
+        *_listed("Not counted, as the file computes the same in float64", "same", result),
         *_listed("Not caught", "missed", result),
         *_listed("Caught, and another layer named first", "misnamed", result),
     ]
     return "\n".join(lines)
 
 
+def costs() -> str:
+    """Time and memory of every row, and whether it kept to its goal."""
+    report = json.loads(COSTS.read_text())
+    machine, load = report["machine"], report["load_average"]
+    rounds = min(len(row["rounds"]) for row in report["rows"].values())
+    lines = [
+        "| network | what | pieces or checks | wall, s | goal, s | | processor, s | others, cores | weights, MB "
+        "| torch alone, MB | at most, MB |",
+        "|---|---|--:|--:|--:|---|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {name} | {WHAT[row['part']]} | {row['checks']} | {row['wall_s']:.1f} | {row['goal_s']:.0f} "
+        f"| {'met' if row['met'] else 'missed'} | {row['processor_s']:.1f} | {row['others']:.1f} "
+        f"| {row['weights_mb']:.1f} | {row['torch_mb']:.0f} | {row['peak_mb']:.0f} |"
+        for name, row in report["rows"].items()
+    ]
+    lines += [
+        "",
+        f"Measured on {machine['date']}: {machine['processor']}, {machine['cores']} cores, {machine['system']}, "
+        f"Python {machine['python']}, torch {machine['torch']}, onnxruntime {machine['onnxruntime']}; medians of "
+        f"{rounds} rounds, each in a fresh process. The machine is shared: its load was {load['before'][0]:.1f} before "
+        f"and {load['after'][0]:.1f} after, and *others* are the cores that other work kept busy meanwhile. "
+        "`make bench-verify` measures again.",
+    ]
+    return "\n".join(lines)
+
+
 def _listed(title: str, key: str, result: dict[str, Any]) -> list[str]:
-    entries = [f"- {name}: {told}" for name, row in result["networks"].items() for told in row[key]]
+    entries = [f"- {name}: {told}" for name, row in result["networks"].items() for told in row.get(key, ())]
     return ["", f"{title}:", "", *entries] if entries else []

@@ -1,0 +1,212 @@
+"""What a verdict costs: time and memory of ``poolexport verify``, and of finding a planted fault in a deep network.
+
+    python benchmarks/verification.py                    # everything; writes benchmarks/results/verification.json
+    python benchmarks/verification.py --only softpool    # prints, writes nothing
+
+Every figure is that of a fresh process, from its start to its end: imports, reading the model and the file, and all
+checks that the command line makes by default. In each of several rounds all rows take turns; times are medians, and
+memory is the largest of all rounds. Besides, the network is built and run once by torch alone, for its own footprint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from serving_processes import machine_seconds  # noqa: E402
+from whole_models import peak  # noqa: E402
+
+import poolexport  # noqa: E402
+import poolexport_models  # noqa: E402
+from methods import machine  # noqa: E402
+from poolexport.cli import main as command_line  # noqa: E402
+from poolexport.proof.locate import locate  # noqa: E402
+from poolexport_models import zoo  # noqa: E402
+from poolexport_models.data import digits  # noqa: E402
+from proof.faults import plant  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results" / "verification.json"
+ROUNDS = 3
+THREADS = 2
+#: Reference networks with trained weights, by the method in them.
+DIGITS = ("average", "attention", "isqrt_cov", "lip", "median", "s3pool", "softpool", "spp")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is measured.
+
+    Args:
+        network: of the zoo, or of a checkpoint.
+        part: what is done with it: "verify" or "locate".
+        goal: seconds that it may take.
+    """
+
+    network: str
+    part: str
+    goal: float
+
+    def model(self) -> nn.Module:
+        """The network, the same one in every process."""
+        if self.network in zoo.NETWORKS:
+            torch.manual_seed(0)
+            return zoo.network(self.network).build()
+        return poolexport_models.load(self.network).eval()
+
+    def inputs(self) -> tuple[tuple[Tensor, ...], Any]:
+        """One image for a network of the zoo, two for a checkpoint; and which axes are dynamic."""
+        if self.network in zoo.NETWORKS:
+            network = zoo.network(self.network)
+            return network.sample(1), network.axes
+        return (digits().test_images[:2],), {0: "N"}
+
+
+ROWS = {
+    "resnet18": Row("resnet18", "verify", 60.0),
+    **{name: Row(name, "verify", 5.0) for name in DIGITS},
+    "resnet50, planted": Row("resnet50", "locate", 120.0),
+}
+
+
+def exported(row: Row, folder: Path) -> None:
+    """Write the bundle, and the module that the command line builds the network from."""
+    model, (inputs, axes) = row.model(), row.inputs()
+    bundle = poolexport.export(model, inputs, folder / row.network, dynamic_shapes=axes, verify=False)
+    if row.part == "locate":
+        # One bit of one weight, halfway through the network.
+        content = bundle.model.read_bytes()
+        planted = plant(content, "one_bit", 26)
+        assert planted is not None
+        (folder / "wrong.onnx").write_bytes(planted.content)
+        (folder / "guilty").write_text(planted.path)
+    words = f"def {row.network}():\n    return Row({row.network!r}, '', 0).model()\n"
+    with (folder / "net.py").open("a") as file:
+        file.write(words)
+
+
+def verified(row: Row, folder: Path) -> dict[str, Any]:
+    """What a user types."""
+    report = folder / "report.json"
+    words = ["verify", str(folder / row.network), f"{folder}/net.py:{row.network}", "--report", str(report), "--force"]
+    with contextlib.suppress(SystemExit):  # the command line always ends its process; the report tells how
+        command_line(words)
+    found = json.loads(report.read_text())
+    return {"result": found["verdict"], "checks": found["counts"]["checks"]}
+
+
+def located(row: Row, folder: Path) -> dict[str, Any]:
+    """The layers to blame, on the example."""
+    found = locate(folder / "wrong.onnx", row.model(), row.inputs()[0])
+    named = [culprit.path for culprit in found.culprits]
+    assert named == [(folder / "guilty").read_text()], f"named {named}"
+    return {"result": f"named {named[0]}", "checks": len(found.steps)}
+
+
+def in_torch(row: Row, folder: Path) -> dict[str, Any]:
+    """Build and run once."""
+    model, (inputs, _) = row.model(), row.inputs()
+    with torch.no_grad():
+        model(*inputs)
+    return {"weights_mb": round(sum(x.numel() * x.element_size() for x in model.state_dict().values()) / 1e6, 1)}
+
+
+PARTS = {"verify": verified, "locate": located, "torch": in_torch, "export": exported}
+
+
+def process(part: str, name: str, folder: Path) -> dict[str, Any]:
+    """Do something in a fresh process: what it found, its time, its memory, and how many cores others kept busy."""
+    command = [sys.executable, __file__, "--part", part, "--only", name, "--folder", str(folder)]
+    begin, busy, before = time.perf_counter(), machine_seconds(), os.times()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    taken, busy, after = time.perf_counter() - begin, machine_seconds() - busy, os.times()
+    own = after.children_user + after.children_system - before.children_user - before.children_system
+    return {
+        **json.loads(done.stdout.splitlines()[-1]),
+        "wall_s": round(taken, 2),
+        "processor_s": round(own, 2),
+        "others": round(max(0.0, busy - own) / taken, 2),
+    }
+
+
+def measured(names: Sequence[str], rounds: int) -> dict[str, Any]:
+    """The figures of every row."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    alone: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent)
+        (folder / "net.py").write_text("from verification import Row\n")
+        for name in track(names, "exporting", transient=True):
+            process("export", name, folder)
+            alone[name] = process("torch", name, folder)
+        for _ in track(range(rounds), "measuring", transient=True):
+            for name in names:
+                found[name].append(process(ROWS[name].part, name, folder))
+    return {name: summary(ROWS[name], found[name], alone[name]) for name in names}
+
+
+def summary(row: Row, rounds: Sequence[Mapping[str, Any]], alone: Mapping[str, Any]) -> dict[str, Any]:
+    """Medians of the times, and the most memory."""
+    wall = statistics.median(each["wall_s"] for each in rounds)
+    return {
+        "part": row.part,
+        "result": rounds[0]["result"],
+        "checks": rounds[0]["checks"],
+        "goal_s": row.goal,
+        "wall_s": wall,
+        "met": wall < row.goal,
+        "processor_s": statistics.median(each["processor_s"] for each in rounds),
+        "others": statistics.median(each["others"] for each in rounds),
+        "peak_mb": max(each["peak_mb"] for each in rounds),
+        "torch_mb": alone["peak_mb"],
+        "weights_mb": alone["weights_mb"],
+        "rounds": [{key: each[key] for key in ("wall_s", "processor_s", "others", "peak_mb")} for each in rounds],
+    }
+
+
+@click.command(help=__doc__)
+@click.option("--only", multiple=True, metavar="NAME", help="Measure this row; may be given several times.")
+@click.option("--rounds", default=ROUNDS, show_default=True, help="How often everything is measured.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the results.")
+@click.option("--part", type=click.Choice([*PARTS]), hidden=True)
+@click.option("--folder", type=click.Path(path_type=Path), hidden=True)
+def main(only: Sequence[str], rounds: int, output: Path | None, part: str | None, folder: Path | None) -> None:
+    unknown = sorted(set(only) - set(ROWS))
+    if unknown:
+        raise click.BadParameter(f"there is no row {unknown[0]}; there are {', '.join(ROWS)}")
+    if part is not None and folder is not None:
+        torch.set_num_threads(THREADS)
+        found = PARTS[part](ROWS[only[0]], folder) or {}
+        click.echo(json.dumps({**found, "peak_mb": peak()}))
+        return
+    load = os.getloadavg()
+    rows = measured(only or list(ROWS), rounds)
+    for name, row in rows.items():
+        click.echo(f"{name:20} " + "  ".join(f"{key} {value}" for key, value in row.items() if key != "rounds"))
+    target = output or (None if only else RESULTS)
+    if target is not None:
+        about = {"threads": THREADS, "load_average": {"before": load, "after": os.getloadavg()}}
+        aside = target.with_suffix(".partial")
+        aside.write_text(json.dumps({**about, "machine": machine(), "rows": rows}, indent=1) + "\n")
+        aside.replace(target)
+
+
+if __name__ == "__main__":
+    main()
