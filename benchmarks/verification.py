@@ -2,6 +2,7 @@
 
     python benchmarks/verification.py                    # everything; writes benchmarks/results/verification.json
     python benchmarks/verification.py --only softpool    # prints, writes nothing
+    python benchmarks/verification.py --only softpool --update    # replaces one row of the results
 
 Every figure is that of a fresh process, from its start to its end: imports, reading the model and the file, and all
 checks that the command line makes by default. In each of several rounds all rows take turns; times are medians, and
@@ -131,9 +132,10 @@ def in_torch(row: Row, folder: Path) -> dict[str, Any]:
 PARTS = {"verify": verified, "locate": located, "torch": in_torch, "export": exported}
 
 
-def process(part: str, name: str, folder: Path) -> dict[str, Any]:
+def process(part: str, names: Sequence[str], folder: Path, threads: int) -> dict[str, Any]:
     """Do something in a fresh process: what it found, its time, its memory, and how many cores others kept busy."""
-    command = [sys.executable, __file__, "--part", part, "--only", name, "--folder", str(folder)]
+    only = [word for name in names for word in ("--only", name)]
+    command = [sys.executable, __file__, "--part", part, *only, "--folder", str(folder), "--threads", str(threads)]
     begin, busy, before = time.perf_counter(), machine_seconds(), os.times()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     taken, busy, after = time.perf_counter() - begin, machine_seconds() - busy, os.times()
@@ -143,23 +145,24 @@ def process(part: str, name: str, folder: Path) -> dict[str, Any]:
         "wall_s": round(taken, 2),
         "processor_s": round(own, 2),
         "others": round(max(0.0, busy - own) / taken, 2),
+        "load": round(os.getloadavg()[0], 1),
     }
 
 
-def measured(names: Sequence[str], rounds: int) -> dict[str, Any]:
+def measured(names: Sequence[str], rounds: int, threads: int) -> dict[str, Any]:
     """The figures of every row."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     alone: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent)
         (folder / "net.py").write_text("from verification import Row\n")
-        for name in track(names, "exporting", transient=True):
-            process("export", name, folder)
-            alone[name] = process("torch", name, folder)
+        process("export", names, folder, threads)
+        for name in track(names, "torch alone", transient=True):
+            alone[name] = process("torch", [name], folder, threads)
         for _ in track(range(rounds), "measuring", transient=True):
             for name in names:
-                found[name].append(process(ROWS[name].part, name, folder))
-    return {name: summary(ROWS[name], found[name], alone[name]) for name in names}
+                found[name].append(process(ROWS[name].part, [name], folder, threads))
+    return {name: {"threads": threads, **summary(ROWS[name], found[name], alone[name])} for name in names}
 
 
 def summary(row: Row, rounds: Sequence[Mapping[str, Any]], alone: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,35 +180,38 @@ def summary(row: Row, rounds: Sequence[Mapping[str, Any]], alone: Mapping[str, A
         "peak_mb": max(each["peak_mb"] for each in rounds),
         "torch_mb": alone["peak_mb"],
         "weights_mb": alone["weights_mb"],
-        "rounds": [{key: each[key] for key in ("wall_s", "processor_s", "others", "peak_mb")} for each in rounds],
+        "rounds": [
+            {key: each[key] for key in ("wall_s", "processor_s", "others", "load", "peak_mb")} for each in rounds
+        ],
     }
 
 
 @click.command(help=__doc__)
 @click.option("--only", multiple=True, metavar="NAME", help="Measure this row; may be given several times.")
 @click.option("--rounds", default=ROUNDS, show_default=True, help="How often everything is measured.")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the results.")
+@click.option("--threads", default=THREADS, show_default=True, help="Of torch.")
+@click.option("--update", is_flag=True, help="With --only: write these rows, keep the others.")
 @click.option("--part", type=click.Choice([*PARTS]), hidden=True)
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
-def main(only: Sequence[str], rounds: int, output: Path | None, part: str | None, folder: Path | None) -> None:
+def main(only: Sequence[str], rounds: int, threads: int, update: bool, part: str | None, folder: Path | None) -> None:
     unknown = sorted(set(only) - set(ROWS))
     if unknown:
         raise click.BadParameter(f"there is no row {unknown[0]}; there are {', '.join(ROWS)}")
     if part is not None and folder is not None:
-        torch.set_num_threads(THREADS)
-        found = PARTS[part](ROWS[only[0]], folder) or {}
-        click.echo(json.dumps({**found, "peak_mb": peak()}))
+        torch.set_num_threads(threads)
+        found = [PARTS[part](ROWS[name], folder) or {} for name in only]
+        click.echo(json.dumps({**found[-1], "peak_mb": peak()}))
         return
-    load = os.getloadavg()
-    rows = measured(only or list(ROWS), rounds)
-    for name, row in rows.items():
-        click.echo(f"{name:20} " + "  ".join(f"{key} {value}" for key, value in row.items() if key != "rounds"))
-    target = output or (None if only else RESULTS)
-    if target is not None:
-        about = {"threads": THREADS, "load_average": {"before": load, "after": os.getloadavg()}}
-        aside = target.with_suffix(".partial")
-        aside.write_text(json.dumps({**about, "machine": machine(), "rows": rows}, indent=1) + "\n")
-        aside.replace(target)
+    rows = json.loads(RESULTS.read_text())["rows"] if update and RESULTS.exists() else {}
+    rows |= measured(only or list(ROWS), rounds, threads)
+    for name in only or ROWS:
+        told = (f"{key} {value}" for key, value in rows[name].items() if key != "rounds")
+        click.echo(f"{name:20} " + "  ".join(told))
+    if update or not only:
+        rows = {name: rows[name] for name in ROWS if name in rows}
+        aside = RESULTS.with_suffix(".partial")
+        aside.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+        aside.replace(RESULTS)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,9 @@ def table() -> str:
 def costs() -> str:
     """Time and memory of every row, and whether it kept to its goal."""
     report = json.loads(COSTS.read_text())
-    machine, load = report["machine"], report["load_average"]
-    rounds = min(len(row["rounds"]) for row in report["rows"].values())
+    machine, rows = report["machine"], report["rows"]
+    loads = [each["load"] for row in rows.values() for each in row["rounds"]]
+    rounds, threads = ([row[key] for row in rows.values()] for key in ("rounds", "threads"))
     lines = [
         "| network | what | pieces or checks | wall, s | goal, s | | processor, s | others, cores | weights, MB "
         "| torch alone, MB | at most, MB |",
@@ -67,17 +69,24 @@ def costs() -> str:
         f"| {name} | {WHAT[row['part']]} | {row['checks']} | {row['wall_s']:.1f} | {row['goal_s']:.0f} "
         f"| {'met' if row['met'] else 'missed'} | {row['processor_s']:.1f} | {row['others']:.1f} "
         f"| {row['weights_mb']:.1f} | {row['torch_mb']:.0f} | {row['peak_mb']:.0f} |"
-        for name, row in report["rows"].items()
+        for name, row in rows.items()
     ]
     lines += [
         "",
         f"Measured on {machine['date']}: {machine['processor']}, {machine['cores']} cores, {machine['system']}, "
-        f"Python {machine['python']}, torch {machine['torch']}, onnxruntime {machine['onnxruntime']}; medians of "
-        f"{rounds} rounds, each in a fresh process. The machine is shared: its load was {load['before'][0]:.1f} before "
-        f"and {load['after'][0]:.1f} after, and *others* are the cores that other work kept busy meanwhile. "
+        f"Python {machine['python']}, torch {machine['torch']} on {_span(threads)} "
+        f"threads, onnxruntime {machine['onnxruntime']}; medians of {_span(map(len, rounds))} "
+        f"rounds, each in a fresh process. The machine is shared: its load was {_span(loads)}, and *others* are the "
+        "cores that other work kept busy meanwhile; processor time is what the process itself used. "
         "`make bench-verify` measures again.",
     ]
     return "\n".join(lines)
+
+
+def _span(figures: Iterable[float]) -> str:
+    """The smallest and the largest."""
+    found = sorted(set(figures))
+    return f"{found[0]:g}" if len(found) == 1 else f"{found[0]:g} to {found[-1]:g}"
 
 
 def _listed(title: str, key: str, result: dict[str, Any]) -> list[str]:
