@@ -11,7 +11,6 @@ memory is the largest of all rounds. Besides, the network is built and run once 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import statistics
@@ -33,12 +32,11 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from serving_processes import machine_seconds  # noqa: E402
-from whole_models import peak  # noqa: E402
+from whole_models import highest, peak  # noqa: E402
 
 import poolexport  # noqa: E402
 import poolexport_models  # noqa: E402
 from methods import machine  # noqa: E402
-from poolexport.cli import main as command_line  # noqa: E402
 from poolexport.proof.locate import locate  # noqa: E402
 from poolexport_models import zoo  # noqa: E402
 from poolexport_models.data import digits  # noqa: E402
@@ -49,6 +47,35 @@ ROUNDS = 3
 THREADS = 2
 #: Reference networks with trained weights, by the method in them.
 DIGITS = ("average", "attention", "isqrt_cov", "lip", "median", "s3pool", "softpool", "spp")
+
+
+#: What a user has beside a file: the module that builds the network, the same one in every process.
+ZOO = """import torch
+from poolexport_models import zoo
+
+
+def build():
+    torch.manual_seed(0)
+    return zoo.network("{}").build()
+"""
+TRAINED = """import poolexport_models
+
+
+def build():
+    return poolexport_models.load("{}").eval()
+"""
+#: The command line, which ends its process; what it found is in its report.
+VERIFY = """import sys
+from pathlib import Path
+
+from poolexport.cli import main
+
+try:
+    main()
+finally:
+    sys.stdout.flush()
+    print(Path("/proc/self/status").read_text())
+"""
 
 
 @dataclass(frozen=True)
@@ -98,19 +125,8 @@ def exported(row: Row, folder: Path) -> None:
         assert planted is not None
         (folder / "wrong.onnx").write_bytes(planted.content)
         (folder / "guilty").write_text(planted.path)
-    words = f"def {row.network}():\n    return Row({row.network!r}, '', 0).model()\n"
-    with (folder / "net.py").open("a") as file:
-        file.write(words)
-
-
-def verified(row: Row, folder: Path) -> dict[str, Any]:
-    """What a user types."""
-    report = folder / "report.json"
-    words = ["verify", str(folder / row.network), f"{folder}/net.py:{row.network}", "--report", str(report), "--force"]
-    with contextlib.suppress(SystemExit):  # the command line always ends its process; the report tells how
-        command_line(words)
-    found = json.loads(report.read_text())
-    return {"result": found["verdict"], "checks": found["counts"]["checks"]}
+    made = ZOO if row.network in zoo.NETWORKS else TRAINED
+    (folder / f"{row.network}.py").write_text(made.format(row.network))
 
 
 def located(row: Row, folder: Path) -> dict[str, Any]:
@@ -129,24 +145,41 @@ def in_torch(row: Row, folder: Path) -> dict[str, Any]:
     return {"weights_mb": round(sum(x.numel() * x.element_size() for x in model.state_dict().values()) / 1e6, 1)}
 
 
-PARTS = {"verify": verified, "locate": located, "torch": in_torch, "export": exported}
+PARTS = {"locate": located, "torch": in_torch, "export": exported}
 
 
 def process(part: str, names: Sequence[str], folder: Path, threads: int) -> dict[str, Any]:
     """Do something in a fresh process: what it found, its time, its memory, and how many cores others kept busy."""
-    only = [word for name in names for word in ("--only", name)]
-    command = [sys.executable, __file__, "--part", part, *only, "--folder", str(folder), "--threads", str(threads)]
+    report = folder / "report.json"
+    if part == "verify":
+        # What a user types, and nothing that this program needs besides.
+        network = ROWS[names[0]].network
+        words = ["verify", f"{folder}/{network}", f"{folder}/{network}.py:build", "--report", str(report), "--force"]
+        command = [sys.executable, "-c", VERIFY, *words]
+    else:
+        only = [word for name in names for word in ("--only", name)]
+        command = [sys.executable, __file__, "--part", part, *only, "--folder", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     begin, busy, before = time.perf_counter(), machine_seconds(), os.times()
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     taken, busy, after = time.perf_counter() - begin, machine_seconds() - busy, os.times()
+    if done.returncode:
+        raise SystemExit(f"{part} of {', '.join(names)} failed: {done.stderr[-2000:]}")
     own = after.children_user + after.children_system - before.children_user - before.children_system
+    found = json.loads(done.stdout.splitlines()[-1]) if part != "verify" else _reported(report, done.stdout)
     return {
-        **json.loads(done.stdout.splitlines()[-1]),
+        **found,
         "wall_s": round(taken, 2),
         "processor_s": round(own, 2),
         "others": round(max(0.0, busy - own) / taken, 2),
         "load": round(os.getloadavg()[0], 1),
     }
+
+
+def _reported(report: Path, printed: str) -> dict[str, Any]:
+    """What a verification found, and the memory that it took."""
+    found = json.loads(report.read_text())
+    return {"result": found["verdict"], "checks": found["counts"]["checks"], "peak_mb": highest(printed)}
 
 
 def measured(names: Sequence[str], rounds: int, threads: int) -> dict[str, Any]:
@@ -155,7 +188,6 @@ def measured(names: Sequence[str], rounds: int, threads: int) -> dict[str, Any]:
     alone: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent)
-        (folder / "net.py").write_text("from verification import Row\n")
         process("export", names, folder, threads)
         for name in track(names, "torch alone", transient=True):
             alone[name] = process("torch", [name], folder, threads)
@@ -198,7 +230,6 @@ def main(only: Sequence[str], rounds: int, threads: int, update: bool, part: str
     if unknown:
         raise click.BadParameter(f"there is no row {unknown[0]}; there are {', '.join(ROWS)}")
     if part is not None and folder is not None:
-        torch.set_num_threads(threads)
         found = [PARTS[part](ROWS[name], folder) or {} for name in only]
         click.echo(json.dumps({**found[-1], "peak_mb": peak()}))
         return

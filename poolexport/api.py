@@ -250,7 +250,7 @@ def verify(
 
     Raises:
         InputError: the file cannot be read, or does not belong to the model.
-        ParityError: the answers differ; the error holds the verdict.
+        ParityError: the answers differ, or an epsilon that no answer shows; the error holds the verdict.
 
     Example:
         >>> import tempfile, torch, poolexport
