@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 KERNELS := $(wildcard custom_ops/native/*.txt custom_ops/native/*/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest test-space test-runtimes test-handoff test-ray kernels fuzz test-sanitize test-wheel soak check unit bench bench-methods bench-models bench-serve bench-mutations baseline \
-	docs clean
+.PHONY: demo test check unit test-lowest test-space test-runtimes test-handoff test-ray test-sanitize test-wheel kernels fuzz soak \
+	bench bench-methods bench-models bench-serve bench-mutations bench-verify baseline docs clean
 
 demo: $(VENV)/demo.done  ## export, verify and run every reference checkpoint; out/demo/index.html shows what happened
 	$(BIN)/poolexport demo --output out/demo --force
@@ -70,6 +70,9 @@ bench-serve: $(VENV)/test.done  ## our server beside six others, each in .venv-b
 
 bench-mutations: $(VENV)/test.done  ## plant faults into many networks: how many are caught, and laid at the right door; minutes
 	$(BIN)/python benchmarks/mutations.py
+
+bench-verify: $(VENV)/test.done  ## time and memory of a verdict, and of finding a planted fault; benchmarks/results/verification.json
+	$(BIN)/python benchmarks/verification.py
 
 baseline: $(VENV)/test.done  ## plain torch.onnx.export, with our table, and ours, on every case; benchmarks/results/baseline.json
 	$(BIN)/python benchmarks/baseline.py

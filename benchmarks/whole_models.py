@@ -71,10 +71,15 @@ def peak() -> float:
     """Largest resident memory that this process had so far, in MB."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage also counts what the parent held when it started this process
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
-        assert found is not None
-        return round(int(found[1]) * 1024 / 1e6, 1)
+        return highest(status.read_text())
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
+
+
+def highest(status: str) -> float:
+    """That number, from what Linux says of a process."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    return round(int(found[1]) * 1024 / 1e6, 1)
 
 
 def measured(name: str) -> dict[str, Any]:

@@ -369,6 +369,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "kernels in short": ("README.md", kernels_section.sentence),
     "faults caught": ("README.md", proof_section.sentence),
     "faults by network": ("docs/report.md", proof_section.table),
+    "costs of a verdict": ("docs/report.md", proof_section.costs),
 }
 
 

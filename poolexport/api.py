@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from poolexport.bundle import METADATA_KEY, Bundle, Manifest, model_path
-from poolexport.errors import InputError
+from poolexport.errors import FrozenAxisError, InputError, ParityError
 from poolexport.graph import missing_weights
 from poolexport.pipeline import convert as convert_stage
 from poolexport.pipeline import export as export_stage
@@ -33,6 +33,9 @@ from poolexport.pipeline.prepare import DynamicShapes, Prepared
 from poolexport.pipeline.randomness import Policies
 from poolexport.pipeline.verify import Given, Progress, Verdict, Watch
 from poolexport.pipeline.weights import ExternalData
+from poolexport.proof.declared import require_epsilons
+from poolexport.proof.failing import Failing
+from poolexport.proof.locate import locate
 from poolexport.runtime import Source, Variant
 from poolexport.tolerance import FACTOR
 
@@ -96,7 +99,7 @@ def export(
     Raises:
         InputError: something given cannot be used, with what to do about it.
         ExportError: torch cannot turn the model into a graph.
-        ParityError: the answers differ; no file is left behind.
+        ParityError: the answers differ; no file is left behind. The message names the first layer to blame.
 
     Example:
         >>> import tempfile, torch, poolexport
@@ -139,17 +142,7 @@ def export(
     verdict = None
     if verify:
         with _readable(graph, target, external_data) as source:
-            verdict = verify_stage.verify(
-                source,
-                model,
-                prepared.args,
-                factor=factor,
-                rtol=rtol,
-                atol=atol,
-                randomness=prepared.randomness,
-                audited=prepared.constant,
-                progress=progress,
-            )
+            verdict = _proven(source, prepared, {"factor": factor, "rtol": rtol, "atol": atol}, progress)
     report("package", 0, 1)
     return package_stage.package(
         graph,
@@ -170,6 +163,42 @@ def _graph(prepared: Prepared, portable: bool, keep_sources: bool) -> ir.Model:
     graph = lower_stage.lower(export_stage.export(prepared), portable=portable)
     graph = optimise_stage.optimise(graph, keep_sources=keep_sources)
     return convert_stage.convert(graph, prepared.opset)
+
+
+def _proven(
+    source: Source, prepared: Prepared, bounds: Mapping[str, float | None], progress: Progress | None
+) -> Verdict:
+    """The verdict on what was exported.
+
+    Raises:
+        ParityError: the answers differ; it names the layer to blame, where there is one.
+    """
+    model, args = prepared.original, prepared.args
+    failing = Failing()
+    try:
+        verdict = verify_stage.verify(
+            source,
+            model,
+            args,
+            randomness=prepared.randomness,
+            audited=prepared.constant,
+            progress=progress,
+            watch=failing,
+            **bounds,  # type: ignore[arg-type]
+        )
+        return require_epsilons(source, model, args, verdict, watch=failing, **bounds)
+    except FrozenAxisError:
+        raise
+    except ParityError as error:
+        if not failing.inputs or prepared.randomness:
+            raise
+        try:
+            culprits = locate(source, model, failing.inputs, **bounds).culprits  # type: ignore[arg-type]
+        except InputError:
+            raise error from None
+        if not culprits:
+            raise
+        raise ParityError(f"{error}; to blame: {culprits[0]}", error.verdict) from None
 
 
 @contextmanager
@@ -221,7 +250,7 @@ def verify(
 
     Raises:
         InputError: the file cannot be read, or does not belong to the model.
-        ParityError: the answers differ; the error holds the verdict.
+        ParityError: the answers differ, or an epsilon that no answer shows; the error holds the verdict.
 
     Example:
         >>> import tempfile, torch, poolexport
@@ -237,7 +266,7 @@ def verify(
     manifest = read_manifest(path)
     if not isinstance(model, nn.Module):
         _load(model)
-    return verify_stage.verify(
+    verdict = verify_stage.verify(
         path,
         model,
         examples,
@@ -253,6 +282,9 @@ def verify(
         progress=progress,
         watch=watch,
     )
+    if not isinstance(model, nn.Module):
+        return verdict
+    return require_epsilons(path, model, examples, verdict, watch=watch, factor=factor, rtol=rtol, atol=atol)
 
 
 def inline(path: str | os.PathLike[str], out: str | os.PathLike[str], *, force: bool = False) -> Inlined:

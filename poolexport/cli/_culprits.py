@@ -13,41 +13,13 @@ from poolexport.cli import _show
 from poolexport.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor, nn
 
-    from poolexport.pipeline.verify import Check, Watch
     from poolexport.proof.steps import Located
     from poolexport.report.data import Settings
 
 #: Culprits that are printed.
 MOST = 5
-
-
-class Failing:
-    """Keeps the smallest inputs that a check failed on, and hands everything on.
-
-    Args:
-        then: who is told of every check as well.
-    """
-
-    def __init__(self, then: Watch | None) -> None:
-        self._then = then
-        self._size = 0
-        self.inputs: tuple[Tensor, ...] = ()
-
-    def __call__(
-        self, check: Check, inputs: Sequence[Tensor], answers: list[np.ndarray] | str, truths: Sequence[np.ndarray]
-    ) -> None:
-        # a variant of the runtime that is wrong by itself is no fault of a layer
-        if check.counts and not check.passed and not check.runtime and (not self.inputs or _size(inputs) < self._size):
-            self.inputs, self._size = tuple(inputs), _size(inputs)
-        if self._then is not None:
-            self._then(check, inputs, answers, truths)
-
-
-def _size(inputs: Sequence[Tensor]) -> int:
-    return sum(x.numel() for x in inputs)
 
 
 @dataclass(frozen=True)
@@ -112,7 +84,11 @@ def explain(
     except InputError as error:
         note = f"no layer could be blamed: {error}"
     if witness is not None:
-        found = minimise(subject, model, inputs, **bounds)  # type: ignore[arg-type]
+        try:
+            found = minimise(subject, model, inputs, **bounds)  # type: ignore[arg-type]
+        except InputError as error:
+            # what is wrong may be declared only, and seen in no answer
+            return Explained(located, None, "; ".join(filter(None, (note, f"no witness: {error}"))))
         data, script = found.save(witness, subject, force=force)
         saved = {
             "file": str(data),

@@ -205,6 +205,7 @@ def _verified(
         import torch
 
         from poolexport import api
+        from poolexport.proof.failing import Failing
         from poolexport.runtime import VARIANTS
 
         dtypes = [getattr(torch, name) for name in types]
@@ -215,7 +216,7 @@ def _verified(
             loaded = _model.load(standard, weights, dtypes[0])
             model, origin = loaded.model, loaded.weights
         settings = report.settings
-        failing = _culprits.Failing(report.worst if report.targets else None)
+        failing = Failing(report.worst if report.targets else None)
         try:
             verdict = api.verify(
                 subject,

@@ -131,7 +131,11 @@ def _compare(before: ort.InferenceSession, after: ort.InferenceSession, manifest
             expected = before.run(None, feed)
         except Exception:
             continue
-        answers = after.run(None, feed)
+        try:
+            answers = after.run(None, feed)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ExportError(f"inlined, the file does not run: {reason}; nothing was written") from error
         for port, answer, truth in zip(before.get_outputs(), answers, expected, strict=True):
             reason = _difference(answer, truth)
             if reason:

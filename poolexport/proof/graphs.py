@@ -149,9 +149,14 @@ class Graph:
         return ir.to_proto(model).SerializeToString()
 
     def _load(self) -> ir.Model:
-        if isinstance(self._source, bytes):
-            return ir.from_proto(onnx.load_from_string(self._source))
-        return ir.external_data.load_to_model(ir.load(model_path(self._source)))
+        return ir.external_data.load_to_model(load(self._source))
+
+
+def load(source: Source) -> ir.Model:
+    """The graph of a bundle, an .onnx file or its bytes; weights beside the file stay there."""
+    if isinstance(source, bytes):
+        return ir.from_proto(onnx.load_from_string(source))
+    return ir.load(model_path(source))
 
 
 def prints_of(name: str) -> list[str]:

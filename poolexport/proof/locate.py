@@ -13,6 +13,7 @@ more for every node that fails.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor, nn
@@ -21,13 +22,14 @@ from poolexport.errors import InputError
 from poolexport.pipeline._run import copy_of
 from poolexport.pipeline.verify import require_same_inputs, rule_of
 from poolexport.proof.calls import record, values
+from poolexport.proof.declared import Epsilon, epsilons
 from poolexport.proof.graphs import Graph
 from poolexport.proof.rounds import Bench, Round
 from poolexport.proof.running import Runner
 from poolexport.proof.segments import Segment
 from poolexport.proof.steps import Located, Step
 from poolexport.runtime import Source, plain_session
-from poolexport.tolerance import FACTOR
+from poolexport.tolerance import FACTOR, Judgement
 
 #: Bytes of values that are held at a time; a network whose values take more is judged in several turns.
 BUDGET = 256 << 20
@@ -47,7 +49,8 @@ def locate(
     """Find all modules that introduce error into a file's answers.
 
     A step that is wrong only as part of the whole, because many small errors add up or because onnxruntime merges it
-    with its neighbours, is no culprit: nothing is wrong with the file there.
+    with its neighbours, is no culprit: nothing is wrong with the file there. One that declares another epsilon than the
+    model takes is a culprit even where no answer shows it.
 
     Args:
         source: a bundle, an .onnx file, or its bytes; of any exporter, with the names of modules or without.
@@ -87,10 +90,26 @@ def locate(
     bounds = {"factor": factor, "rtol": rtol, "atol": atol}
     bench = Bench(original, inputs, recording, graph, Runner(graph), bounds, seed, budget)
     settled = bench.settle()
-    culprits = settled.culprits
+    declared = _declared(settled, graph, epsilons(source, original, inputs, **bounds))
+    guilty = declared.keys() | {part.target for part in settled.culprits}
+    culprits = [part for part in settled.parts if part.target in guilty]
     inherited = _inherited(bench, settled, culprits)
-    steps = {part.target: _step(bench, settled, part, inherited.get(part.target)) for part in settled.parts}
+    judged = settled.walked.judged | declared
+    steps = {part.target: _step(bench, part, judged[part.target], inherited.get(part.target)) for part in settled.parts}
     return Located(tuple(steps[part.target] for part in culprits), tuple(steps.values()), bench.runner.runs)
+
+
+def _declared(settled: Round, graph: Graph, wrong: Sequence[Epsilon]) -> dict[str, Judgement]:
+    """How pieces are judged whose answers are right and in which an epsilon is not, by the target."""
+    by_node = {epsilon.node: epsilon.judgement for epsilon in wrong}
+    found: dict[str, Judgement] = {}
+    for part in settled.parts:
+        judged = settled.walked.judged[part.target]
+        for name in (graph.nodes[number].name for number in part.nodes):
+            if judged.passed and name in by_node:
+                told = by_node[name]
+                found[part.target] = replace(judged, passed=False, reason=told.reason, grade=told.grade)
+    return found
 
 
 def _inherited(bench: Bench, settled: Round, culprits: Sequence[Segment]) -> dict[str, float]:
@@ -120,14 +139,13 @@ def _share(found: np.ndarray, wanted: np.ndarray) -> float:
     return largest / finite if finite and np.isfinite(largest) else float("inf")
 
 
-def _step(bench: Bench, settled: Round, part: Segment, inherited: float | None) -> Step:
+def _step(bench: Bench, part: Segment, judgement: Judgement, inherited: float | None) -> Step:
     graph, events = bench.graph, bench.recording.events
     paths = tuple(dict.fromkeys(events[number].path for number in part.events))
     layers = tuple(type(bench.model.get_submodule(path)).__name__ for path in paths)
     own = [graph.nodes[number] for number in part.nodes]
     alive = set(graph.values)
     nodes = tuple(node for node in own if not alive.isdisjoint(node.outputs)) or tuple(own)
-    judgement = settled.walked.judged[part.target]
     return Step(paths, layers, nodes, part.target, events[part.event].source, judgement, inherited)
 
 
