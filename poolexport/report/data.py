@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from poolexport.pipeline.verify import Check, Verdict
     from poolexport.proof.steps import Located
     from poolexport.report.worst import Worst
-    from poolexport.tolerance import Judgement
 
 FORMAT, VERSION = "poolexport-report", 1
 #: What is called the truth where a file is compared with another one.
@@ -161,7 +160,7 @@ def measures(counted: Sequence[Check]) -> dict[str, Any]:
     agreed = [judgement.agree for judgement in found if judgement.agree is not None]
     return {
         "ulps": max((judgement.ulps for judgement in found), default=None),
-        "share": max((share(judgement) for judgement in found), default=None),
+        "share": max((judgement.share for judgement in found), default=None),
         "equal": sum(judgement.equal for judgement in found) / len(found) if found else None,
         "agree": min(agreed, default=None),
         "stray": sum(judgement.stray for judgement in found),
@@ -205,19 +204,6 @@ def culprits_of(located: Located) -> list[dict[str, Any]]:
     ]
 
 
-def share(judgement: Judgement) -> float:
-    """The error as a share of what was allowed; infinite where nothing was allowed and it is not 0.
-
-    Example:
-        >>> from poolexport.tolerance import Judgement
-        >>> share(Judgement(True, 1e-7, 0.0, 4e-7, 1.0))
-        0.25
-    """
-    if judgement.bound:
-        return judgement.error / judgement.bound
-    return float("inf") if judgement.error else 0.0
-
-
 def file_facts(path: Path) -> dict[str, Any]:
     """What a report says about a file: its kind, its ports, and hashes of everything that belongs to it.
 
@@ -225,7 +211,7 @@ def file_facts(path: Path) -> dict[str, Any]:
     """
     import onnx_ir as ir
 
-    from poolexport.graph import weight_files
+    from poolexport.graph import files_beside
 
     facts: dict[str, Any] = {
         "path": str(path),
@@ -243,9 +229,7 @@ def file_facts(path: Path) -> dict[str, Any]:
         facts["inputs"], facts["outputs"] = (
             [_port(v) for v in side] for side in (model.graph.inputs, model.graph.outputs)
         )
-        folder = held[0].absolute().parent.resolve()
-        beside = [(folder / name).resolve() for name in weight_files(model)]
-        held += [file for file in beside if file.is_file() and file.is_relative_to(folder) and file not in held]
+        held += [file for file in files_beside(model, held[0]) if file not in held]
     except Exception:
         # whatever is wrong with it is told elsewhere
         pass
@@ -273,9 +257,9 @@ def _outputs(counted: Sequence[Check], subject: Mapping[str, Any], random: Seque
     for position, name in enumerate(names):
         judged = [check.judgements[position] for check in counted if len(check.judgements) == len(names)]
         if judged:
-            far = max(judged, key=lambda judgement: (not judgement.passed, share(judgement)))
+            far = max(judged, key=lambda judgement: (not judgement.passed, judgement.share))
             entry = {"name": name, "checks": len(judged), "failed": sum(not judgement.passed for judgement in judged)}
-            found.append(entry | {"worst": asdict(far), "share": share(far)})
+            found.append(entry | {"worst": asdict(far), "share": far.share})
     return found
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import onnxruntime as ort
 
 from poolexport.runtime.opening import Source, session
+from poolexport.runtime.traps import Release
+from poolexport.runtime.ways import Form, Way
 
 Level = Literal["all", "extended", "basic", "none"]
 LEVELS: dict[Level, ort.GraphOptimizationLevel] = {
@@ -21,22 +24,33 @@ LEVELS: dict[Level, ort.GraphOptimizationLevel] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to run a file.
+    """A way to run a file with the onnxruntime that is installed.
 
     Args:
         level: how far onnxruntime optimises the graph.
         threads: of one operator; None for onnxruntime's own choice.
+        form: "function", which is the file as it is, or "inlined", with its functions written out.
     """
 
     level: Level = "all"
     threads: int | None = None
+    form: Form = "function"
 
     def __str__(self) -> str:
         threads = "" if self.threads is None else f", {self.threads} thread{'s' * (self.threads > 1)}"
-        return f"optimised: {self.level}{threads}"
+        form = "" if self.form == "function" else f", {self.form}"
+        return f"optimised: {self.level}{threads}{form}"
+
+    @property
+    def runtime(self) -> str:
+        return "onnxruntime"
+
+    @property
+    def release(self) -> Release | None:
+        return None
 
     def open(self, source: Source) -> ort.InferenceSession:
-        """A session that runs the file so.
+        """A session that runs the file so, in the form that it has.
 
         Raises:
             InputError: onnxruntime cannot load it.
@@ -46,6 +60,16 @@ class Variant:
         options.graph_optimization_level = LEVELS[self.level]
         return session(source, threads=self.threads, options=options)
 
+    @contextmanager
+    def running(self, source: Source) -> Iterator[ort.InferenceSession]:
+        """The same, as a way of running a file."""
+        yield self.open(source)
 
-#: What every verification by command line tries: each level of optimisation, on one thread and on two.
-VARIANTS: Sequence[Variant] = tuple(Variant(level, threads) for level in LEVELS for threads in (1, 2))
+
+#: What every verification by command line tries: each level of optimisation, on one thread and on two, and with the
+#: functions of the file written out.
+VARIANTS: Sequence[Way] = (
+    *(Variant(level, threads) for level in LEVELS for threads in (1, 2)),
+    Variant("all", 1, "inlined"),
+    Variant("none", 1, "inlined"),
+)

@@ -1,0 +1,138 @@
+"""Runtimes of other make: ONNX's own reference implementation, and OpenVINO."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from poolexport.bundle import model_path
+from poolexport.runtime.opening import Source
+from poolexport.runtime.ways import Form, LacksError
+
+
+@dataclass(frozen=True)
+class Reference:
+    """``onnx.reference``, which says what operators mean, in numpy; it has bugs of its own.
+
+    It does not look at the names by which bodies of one operator are told apart, and so it is given the file inlined.
+    """
+
+    def __str__(self) -> str:
+        return f"onnx.reference {importlib.metadata.version('onnx')}"
+
+    @property
+    def runtime(self) -> str:
+        return "onnx.reference"
+
+    @property
+    def form(self) -> Form:
+        return "inlined"
+
+    @property
+    def release(self) -> None:
+        return None
+
+    @contextmanager
+    def running(self, source: Source) -> Iterator[Evaluator]:
+        """The file, opened.
+
+        Raises:
+            LacksError: it has not got an operator.
+        """
+        yield Evaluator(source)
+
+
+class Evaluator:
+    """A file that is open in ``onnx.reference``.
+
+    Args:
+        source: the file.
+
+    Raises:
+        LacksError: it has not got an operator.
+    """
+
+    def __init__(self, source: Source) -> None:
+        import onnx
+        from onnx.reference import ReferenceEvaluator
+        from onnx.reference.op_run import RuntimeContextError, RuntimeImplementationError
+
+        self._lacking = (NotImplementedError, RuntimeContextError, RuntimeImplementationError)
+        try:
+            model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(model_path(source))
+            self._evaluator = ReferenceEvaluator(model)
+        except self._lacking as error:
+            raise LacksError(_first(error)) from error
+
+    def run(self, output_names: None, input_feed: Mapping[str, np.ndarray], /) -> list[Any]:
+        """Every output, in order.
+
+        Raises:
+            LacksError: it has not got an operator, or not for these types.
+        """
+        try:
+            # numpy warns of infinities where runtimes answer with them
+            with np.errstate(all="ignore"):
+                return list(self._evaluator.run(None, dict(input_feed)))
+        except self._lacking as error:
+            raise LacksError(_first(error)) from error
+
+
+@dataclass(frozen=True)
+class OpenVINO:
+    """OpenVINO on the CPU, computing in float32; it is given the file inlined."""
+
+    def __str__(self) -> str:
+        return f"OpenVINO {importlib.metadata.version('openvino')}"
+
+    @property
+    def runtime(self) -> str:
+        return "OpenVINO"
+
+    @property
+    def form(self) -> Form:
+        return "inlined"
+
+    @property
+    def release(self) -> None:
+        return None
+
+    @contextmanager
+    def running(self, source: Source) -> Iterator[Compiled]:
+        """The file, compiled."""
+        yield Compiled(source)
+
+
+class Compiled:
+    """A file that is open in OpenVINO.
+
+    Args:
+        source: the file.
+    """
+
+    def __init__(self, source: Source) -> None:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(source if isinstance(source, bytes) else os.fspath(model_path(source)))
+        self._compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(self, output_names: None, input_feed: Mapping[str, np.ndarray], /) -> list[np.ndarray]:
+        """Every output, in order."""
+        found = self._compiled(dict(input_feed))
+        return [np.array(found[k]) for k in range(len(self._compiled.outputs))]
+
+
+def is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

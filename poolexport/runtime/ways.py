@@ -1,0 +1,54 @@
+"""What a way of running a file is: this onnxruntime with some options, another release of it, or another runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from poolexport.runtime.opening import Source
+from poolexport.runtime.traps import Release
+
+#: How a file is given to a runtime: as it is, or with its functions written out where they are called.
+Form = Literal["function", "inlined"]
+
+
+class LacksError(Exception):
+    """A runtime says itself that it has not got what the file asks for, which tells nothing about the file."""
+
+
+class Running(Protocol):
+    """A file that is open in a runtime."""
+
+    def run(self, output_names: None, input_feed: Mapping[str, np.ndarray], /) -> Any:
+        """Every output, in order.
+
+        Raises:
+            Exception: whatever the runtime raises where it fails.
+        """
+
+
+class Way(Protocol):
+    """A way of running a file; ``str`` of it is its name in reports."""
+
+    @property
+    def runtime(self) -> str:
+        """The name of what runs it, without options."""
+
+    @property
+    def form(self) -> Form:
+        """The form in which it takes the file."""
+
+    @property
+    def release(self) -> Release | None:
+        """Of onnxruntime; None where it is the installed one, or another runtime."""
+
+    def running(self, source: Source) -> AbstractContextManager[Running]:
+        """The file, opened; it is closed afterwards.
+
+        Raises:
+            LacksError: the runtime says that it has not got an operator.
+            Exception: whatever the runtime raises where it does not load the file.
+        """
