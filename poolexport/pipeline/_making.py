@@ -69,11 +69,13 @@ class Making:
             opened: the file, in the way of the step.
             step: the step.
             doubt: whether it is still to be found out that the file is wrong.
+
+        Raises:
+            InputError: the inputs cannot be read.
         """
-        try:
-            asked = self._asked(step.trial)
-        except InputError as error:
-            return Skipped(str(error))
+        asked = self._asked(step.trial)
+        if isinstance(asked, Skipped):
+            return asked
         try:
             results, judgements = self._judging(opened, asked, doubt=doubt)
         except LacksError as error:
@@ -86,11 +88,15 @@ class Making:
             self._watch(check, asked.inputs, results, asked.truths)
         return check
 
-    def _asked(self, trial: Trial | Given) -> Asked | FileAsked:
+    def _asked(self, trial: Trial | Given) -> Asked | FileAsked | Skipped:
         """The right answers, which are kept where further ways of running the file will be asked for them."""
         if trial in self._held:
             return self._held[trial]
-        asked = self._standard.asked(trial.inputs(self._standard.example))
+        inputs = trial.inputs(self._standard.example)
+        try:
+            asked = self._standard.asked(inputs)
+        except InputError as error:
+            return Skipped(str(error))
         if trial in self._again_on:
             self._held[trial] = asked
         return asked
