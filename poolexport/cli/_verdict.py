@@ -42,13 +42,11 @@ def show(verdict: Verdict) -> None:
     if verdict.left_out:
         first, more = left_out(verdict)[0], len(verdict.left_out) - 1
         others = f" and {more} more" if more else ""
-        _show.out(
-            f"left out, because the time was over: {first}{others}; give more with --budget, or go on with --resume"
-        )
-    planned = f" of {len(verdict.checks) + len(verdict.left_out)}" if verdict.left_out else ""
-    counted = (
-        f"  {len(verdict.checks)}{planned} checks{failures}{skipped}; errors are relative, {verdict.truth} is the truth"
-    )
+        _show.out(f"left out, because the time was over: {first}{others}; give it more, or go on with --resume")
+    made = str(len(verdict.checks))
+    if verdict.left_out:
+        made += f" of {len(verdict.checks) + len(verdict.left_out)}"
+    counted = f"  {made} checks{failures}{skipped}; errors are relative, {verdict.truth} is the truth"
     _show.out(f"{verdict.grade}: {measure(verdict)}")
     _show.out(Text.assemble(_show.word(verdict.word), counted))
 

@@ -109,10 +109,8 @@ def _is_left_out(name: str, now: Entry) -> bool:
 
 def _told_left_out(names: Sequence[str]) -> list[str]:
     if not names:
-        return []
-    return [
-        f"{len(names)} of its checks were not made, because the time was over: {names[0]}" + " ..." * (len(names) > 1)
-    ]
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return [f"not made this time, because the time was over: {names[0]}{more}"]
 
 
 def _changes(name: str, then: Entry, now: Entry | None, growth: float) -> tuple[list[Any], list[Any]]:

@@ -167,9 +167,8 @@ def name_of(check: Check | LeftOut) -> str:
         'ties at 1x3x8x8'
     """
     shapes = [] if check.shapes is None else ["x".join(map(str, shape)) or "scalar" for shape in check.shapes]
-    return (
-        check.values + (f" at {', '.join(shapes)}" if shapes else "") + (f" ({check.runtime})" if check.runtime else "")
-    )
+    where = f" at {', '.join(shapes)}" if shapes else ""
+    return check.values + where + (f" ({check.runtime})" if check.runtime else "")
 
 
 def measures(counted: Sequence[Check]) -> dict[str, Any]:
