@@ -16,12 +16,16 @@ from poolexport.bundle import model_path
 from poolexport.runtime.opening import Source
 from poolexport.runtime.ways import Form, LacksError
 
+#: Lines of OpenVINO's messages that tell its developers something.
+OPENVINOS = ("Exception from", "Check '", "FrontEnd API", "While validating", "Summary")
+
 
 @dataclass(frozen=True)
 class Reference:
-    """``onnx.reference``, which says what operators mean, in numpy; it has bugs of its own.
+    """``onnx.reference``, which says what operators mean, in numpy.
 
     It does not look at the names by which bodies of one operator are told apart, and so it is given the file inlined.
+    Nobody serves with it and it has bugs of its own: what it raises is told and does not count, what it answers does.
     """
 
     def __str__(self) -> str:
@@ -44,7 +48,7 @@ class Reference:
         """The file, opened.
 
         Raises:
-            LacksError: it has not got an operator.
+            LacksError: it cannot read the file.
         """
         yield Evaluator(source)
 
@@ -56,32 +60,30 @@ class Evaluator:
         source: the file.
 
     Raises:
-        LacksError: it has not got an operator.
+        LacksError: it cannot read the file.
     """
 
     def __init__(self, source: Source) -> None:
         import onnx
         from onnx.reference import ReferenceEvaluator
-        from onnx.reference.op_run import RuntimeContextError, RuntimeImplementationError
 
-        self._lacking = (NotImplementedError, RuntimeContextError, RuntimeImplementationError)
         try:
             model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(model_path(source))
             self._evaluator = ReferenceEvaluator(model)
-        except self._lacking as error:
+        except Exception as error:
             raise LacksError(_first(error)) from error
 
     def run(self, output_names: None, input_feed: Mapping[str, np.ndarray], /) -> list[Any]:
         """Every output, in order.
 
         Raises:
-            LacksError: it has not got an operator, or not for these types.
+            LacksError: it cannot run the file.
         """
         try:
             # numpy warns of infinities where runtimes answer with them
             with np.errstate(all="ignore"):
                 return list(self._evaluator.run(None, dict(input_feed)))
-        except self._lacking as error:
+        except Exception as error:
             raise LacksError(_first(error)) from error
 
 
@@ -115,23 +117,48 @@ class Compiled:
 
     Args:
         source: the file.
+
+    Raises:
+        RuntimeError: it does not load the file.
     """
 
     def __init__(self, source: Source) -> None:
         import openvino
 
         core = openvino.Core()
-        model = core.read_model(source if isinstance(source, bytes) else os.fspath(model_path(source)))
-        self._compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        try:
+            model = core.read_model(source if isinstance(source, bytes) else os.fspath(model_path(source)))
+            self._compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        except RuntimeError as error:
+            raise RuntimeError(_telling(error)) from error
 
     def run(self, output_names: None, input_feed: Mapping[str, np.ndarray], /) -> list[np.ndarray]:
-        """Every output, in order."""
-        found = self._compiled(dict(input_feed))
+        """Every output, in order.
+
+        Raises:
+            RuntimeError: it fails.
+        """
+        try:
+            found = self._compiled(dict(input_feed))
+        except RuntimeError as error:
+            raise RuntimeError(_telling(error)) from error
         return [np.array(found[k]) for k in range(len(self._compiled.outputs))]
 
 
 def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
+
+
+def _telling(error: Exception) -> str:
+    """What OpenVINO says beside where in its own sources it says so, on one line.
+
+    Example:
+        >>> _telling(RuntimeError("Exception from core.cpp:84:\\nModel was not converted:\\n-- failed: ArgMax"))
+        'Model was not converted: -- failed: ArgMax'
+    """
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = [line for line in lines if line and not line.startswith(OPENVINOS)]
+    return " ".join(dict.fromkeys((*kept[:1], *kept[-1:]))) or _first(error)
 
 
 def _first(error: Exception) -> str:

@@ -16,7 +16,7 @@ Form = Literal["function", "inlined"]
 
 
 class LacksError(Exception):
-    """A runtime says itself that it has not got what the file asks for, which tells nothing about the file."""
+    """A runtime cannot be given the file, or lacks what it needs, which tells nothing about the file."""
 
 
 class Running(Protocol):
@@ -49,6 +49,6 @@ class Way(Protocol):
         """The file, opened; it is closed afterwards.
 
         Raises:
-            LacksError: the runtime says that it has not got an operator.
+            LacksError: the runtime lacks what the file needs.
             Exception: whatever the runtime raises where it does not load the file.
         """
