@@ -109,7 +109,8 @@ def _is_left_out(name: str, now: Entry) -> bool:
 
 def _told_left_out(names: Sequence[str]) -> list[str]:
     if not names:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return []
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return [f"not made this time, because the time was over: {names[0]}{more}"]
 
 
