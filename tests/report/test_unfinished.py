@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as xml
@@ -10,6 +12,7 @@ from xml.etree import ElementTree as xml
 import pytest
 
 from cli.conftest import Run, invoke, working_in
+from poolexport.cli.verify import verify
 from poolexport.report.against import compare
 from poolexport.report.schema import faults
 from report.conftest import Place
@@ -141,3 +144,11 @@ def test_data_that_changed_is_not_resumed(place: Place, run: Run):
     assert run(*words).exit_code == 0
     np.save(place.folder / "rows.npy", np.zeros((1, 2, 12, 11), np.float32))
     assert "another settings" in run(*words).stderr
+
+
+def test_the_page_about_verification_shows_commands_that_are_understood():
+    page = (Path(__file__).parents[2] / "docs" / "verification.md").read_text()
+    commands = re.findall(r"^poolexport verify (.*?)(?: +#.*)?$", page, re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        assert verify.make_context("verify", shlex.split(command)).params["path"] == "net"
