@@ -29,7 +29,7 @@ def runtimes(names: str | Sequence[str], progress: Callable[[str, int, int], Non
         InputError: a name is not known, a package is not installed, or a release cannot be had.
 
     Example:
-        >>> [str(way).split()[0] for way in runtimes("reference")]
+        >>> [way.runtime for way in runtimes("reference")]
         ['onnx.reference']
     """
     words = [word.strip() for word in (names.split(",") if isinstance(names, str) else names)]

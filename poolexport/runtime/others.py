@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,20 +28,12 @@ class Reference:
     Nobody serves with it and it has bugs of its own: what it raises is told and does not count, what it answers does.
     """
 
+    runtime: ClassVar[str] = "onnx.reference"
+    form: ClassVar[Form] = "inlined"
+    release: ClassVar[None] = None
+
     def __str__(self) -> str:
-        return f"onnx.reference {importlib.metadata.version('onnx')}"
-
-    @property
-    def runtime(self) -> str:
-        return "onnx.reference"
-
-    @property
-    def form(self) -> Form:
-        return "inlined"
-
-    @property
-    def release(self) -> None:
-        return None
+        return f"reference of onnx {importlib.metadata.version('onnx')}"
 
     @contextmanager
     def running(self, source: Source) -> Iterator[Evaluator]:
@@ -91,20 +83,12 @@ class Evaluator:
 class OpenVINO:
     """OpenVINO on the CPU, computing in float32; it is given the file inlined."""
 
+    runtime: ClassVar[str] = "OpenVINO"
+    form: ClassVar[Form] = "inlined"
+    release: ClassVar[None] = None
+
     def __str__(self) -> str:
         return f"OpenVINO {importlib.metadata.version('openvino')}"
-
-    @property
-    def runtime(self) -> str:
-        return "OpenVINO"
-
-    @property
-    def form(self) -> Form:
-        return "inlined"
-
-    @property
-    def release(self) -> None:
-        return None
 
     @contextmanager
     def running(self, source: Source) -> Iterator[Compiled]:

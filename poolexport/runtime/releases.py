@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class OtherRelease:
         patience: seconds that an answer may take.
     """
 
+    form: ClassVar[Form] = "function"
     environment: Environment
     patience: float = field(default=PATIENCE, compare=False)
 
@@ -49,10 +50,6 @@ class OtherRelease:
     @property
     def runtime(self) -> str:
         return str(self)
-
-    @property
-    def form(self) -> Form:
-        return "function"
 
     @property
     def release(self) -> Release:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import onnxruntime as ort
 
 from poolexport.runtime.opening import Source, session
-from poolexport.runtime.traps import Release
 from poolexport.runtime.ways import Form, Way
 
 Level = Literal["all", "extended", "basic", "none"]
@@ -32,6 +31,9 @@ class Variant:
         form: "function", which is the file as it is, or "inlined", with its functions written out.
     """
 
+    runtime: ClassVar[str] = "onnxruntime"
+    release: ClassVar[None] = None
+
     level: Level = "all"
     threads: int | None = None
     form: Form = "function"
@@ -40,14 +42,6 @@ class Variant:
         threads = "" if self.threads is None else f", {self.threads} thread{'s' * (self.threads > 1)}"
         form = "" if self.form == "function" else f", {self.form}"
         return f"optimised: {self.level}{threads}{form}"
-
-    @property
-    def runtime(self) -> str:
-        return "onnxruntime"
-
-    @property
-    def release(self) -> Release | None:
-        return None
 
     def open(self, source: Source) -> ort.InferenceSession:
         """A session that runs the file so, in the form that it has.
