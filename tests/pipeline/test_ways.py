@@ -259,19 +259,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return environments.cache()
 
 
-@pytest.mark.parametrize("name", ["1.20", "1.20.1", "newest"])
-def test_offline_an_environment_that_is_there_is_used_and_no_other_is_made(cache: Path, name: str):
-    with pytest.raises(
-        InputError, match=f"onnxruntime {name} cannot be had: pip finds no release for Python 3"
-    ) as caught:
-        runtimes([name])
-    assert "try once online" in str(caught.value)
+def test_offline_an_environment_that_is_there_is_used_and_no_other_is_made(cache: Path):
+    for name in ("1.20", "newest"):
+        with pytest.raises(InputError, match=f"onnxruntime {name} cannot be had: pip finds no release for") as caught:
+            runtimes([name])
+        assert "try once online" in str(caught.value)
     assert not cache.exists() or not list(cache.iterdir())
     for version in ("1.20.0", "1.20.1", "1.9.9"):
         (cache / f"onnxruntime-{version}-{environments._suits()}").mkdir(parents=True)
-    [way] = runtimes([name])
-    assert str(way) == "onnxruntime 1.20.1"
-    assert way.release == (1, 20)
+    [way] = runtimes("1.20,1.20.1,newest")
+    assert (str(way), way.release) == ("onnxruntime 1.20.1", (1, 20))
 
 
 def test_an_environment_is_whole_or_not_there(cache: Path, monkeypatch: pytest.MonkeyPatch):
