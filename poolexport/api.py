@@ -36,7 +36,7 @@ from poolexport.pipeline.weights import ExternalData
 from poolexport.proof.declared import require_epsilons
 from poolexport.proof.failing import Failing
 from poolexport.proof.locate import locate
-from poolexport.runtime import Source, Variant
+from poolexport.runtime import Source, Way
 from poolexport.tolerance import FACTOR
 
 __all__ = ["audit", "export", "inline", "read_manifest", "verify"]
@@ -221,10 +221,12 @@ def verify(
     rtol: float | None = None,
     atol: float | None = None,
     seed: int = 0,
-    variants: Sequence[Variant] = (),
+    variants: Sequence[Way] = (),
     extremes: bool = False,
     strict: bool = False,
     data: Sequence[Given] = (),
+    budget: float | None = None,
+    resume: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
 ) -> Verdict:
@@ -238,11 +240,16 @@ def verify(
         args: example inputs; needed only for files that poolexport did not write.
         factor, rtol, atol, seed, progress: see ``export``; the same seed gives the same verdict.
         variants: further ways of running the file, which are tried on a few of the inputs;
-            ``poolexport.runtime.VARIANTS`` are those that the command line tries.
+            ``poolexport.runtime.VARIANTS`` are those that the command line tries, and
+            ``poolexport.runtime.runtimes("1.25,newest")`` are other releases of onnxruntime and other runtimes.
         extremes: try huge, tiny, infinite and NaN values as well, as the command line does.
         strict: let answers to infinities and NaN count, on which runtimes differ; else they are only told.
         data: inputs that the model will meet, to be tried as well: ``Given(name, read)``, where ``read()`` gives one
             tensor per input.
+        budget: seconds after which no further check is begun, but for the example and normal values; the verdict then
+            says UNVERIFIED and lists what was left out.
+        resume: a file that grows by every check. Where it holds checks of the same file, model and settings, only those
+            that are missing are made, and the verdict is that of an uninterrupted call.
         watch: called with every check, its inputs, what the file answered (or why it did not) and the truth.
 
     Returns:
@@ -279,6 +286,8 @@ def verify(
         extremes=extremes,
         strict=strict,
         data=data,
+        budget=budget,
+        resume=resume,
         progress=progress,
         watch=watch,
     )

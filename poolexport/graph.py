@@ -71,6 +71,13 @@ def weight_files(model: ir.Model) -> dict[str, int]:
     return files
 
 
+def files_beside(model: ir.Model, file: Path) -> list[Path]:
+    """Those of the files of weights of the model in ``file`` that are there, in its folder."""
+    folder = file.absolute().parent.resolve()
+    beside = [(folder / name).resolve() for name in weight_files(model)]
+    return [data for data in beside if data.is_file() and data.is_relative_to(folder)]
+
+
 def missing_weights(model: ir.Model, file: Path) -> str:
     """What is wrong with the files of weights of the model in ``file``; empty where they are all there."""
     folder = file.absolute().parent.resolve()

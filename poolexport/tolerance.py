@@ -70,6 +70,18 @@ class Judgement:
     stray: int = 0
     grade: str = "WRONG"
 
+    @property
+    def share(self) -> float:
+        """The error as a share of what was allowed; infinite where nothing was allowed and it is not 0.
+
+        Example:
+            >>> Judgement(True, 1e-7, 0.0, 4e-7, 1.0).share
+            0.25
+        """
+        if self.bound:
+            return self.error / self.bound
+        return float("inf") if self.error else 0.0
+
 
 def judge(
     result: np.ndarray,

@@ -13,6 +13,7 @@ STAGES = {
     "prepare": "judging the model",
     "export": "tracing",
     "lower": "writing operators",
+    "environment": "setting up runtimes",
     "verify": "verifying",
     "package": "writing to disk",
     "run": "running",

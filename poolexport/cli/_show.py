@@ -17,7 +17,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from poolexport.report.data import checks
+from poolexport.report.data import checks, left_out
 from poolexport.report.plain import plain
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def verdict(value: Verdict) -> dict[str, Any]:
         "truth": value.truth,
         "worst_error": value.worst_error,
         "checks": checks(value.checks),
+        "left_out": left_out(value),
+        "untried": value.untried,
         "skipped": value.skipped,
         "random_outputs": value.random,
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from poolexport.cli import _show
-from poolexport.report.data import SECOND, measure
+from poolexport.report.data import SECOND, left_out, measure
 
 if TYPE_CHECKING:
     from poolexport.pipeline.verify import Check, Verdict
@@ -37,7 +37,16 @@ def show(verdict: Verdict) -> None:
         _show.out(f"answers otherwise than {whose} to {told} inputs, as runtimes do; --strict makes that a failure")
     if verdict.random:
         _show.out(f"not compared, because they are random: {_show.listed(verdict.random)}; only shapes and types were")
-    counted = f"  {len(verdict.checks)} checks{failures}{skipped}; errors are relative, {verdict.truth} is the truth"
+    for reason in verdict.untried:
+        _show.out(f"not tried: {reason}")
+    if verdict.left_out:
+        first, more = left_out(verdict)[0], len(verdict.left_out) - 1
+        others = f" and {more} more" if more else ""
+        _show.out(f"left out, because the time was over: {first}{others}; give it more, or go on with --resume")
+    made = str(len(verdict.checks))
+    if verdict.left_out:
+        made += f" of {len(verdict.checks) + len(verdict.left_out)}"
+    counted = f"  {made} checks{failures}{skipped}; errors are relative, {verdict.truth} is the truth"
     _show.out(f"{verdict.grade}: {measure(verdict)}")
     _show.out(Text.assemble(_show.word(verdict.word), counted))
 

@@ -56,6 +56,24 @@ FLOATS = {"FLOAT": "float32", "FLOAT16": "float16", "DOUBLE": "float64"}
 @click.option("--factor", type=float, help="How many times farther from the truth than torch the file may be.")
 @click.option("--rtol", type=float, help="With --atol, replaces that rule: error <= atol + rtol * scale.")
 @click.option("--atol", type=float, help="See --rtol.")
+@click.option(
+    "--runtimes",
+    metavar="NAME,...",
+    default="",
+    help="Run it with others as well: releases of onnxruntime, as 1.25 or newest, reference, openvino, or installed.",
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Begin no further check after so long; what is left out is told.",
+)
+@click.option(
+    "--resume",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Keep every check in FILE as it is made, and go on from those that are there.",
+)
 @click.option("--no-locate", is_flag=True, help="Where the numbers differ, do not look for the layers to blame.")
 @click.option(
     "--witness",
@@ -77,6 +95,9 @@ def verify(
     factor: float | None,
     rtol: float | None,
     atol: float | None,
+    runtimes: str,
+    budget: float | None,
+    resume: Path | None,
     no_locate: bool,
     witness: Path | None,
     reports: tuple[Path, ...],
@@ -96,6 +117,7 @@ def verify(
     Example:
       poolexport verify build net.py:build --weights net.safetensors
       poolexport verify build net.py:build --report reports
+      poolexport verify build net.py:build --runtimes 1.22,newest,reference
       poolexport verify optimised.onnx build
     """
     given = _inputs.parse(inputs)
@@ -111,7 +133,15 @@ def verify(
     from poolexport.tolerance import FACTOR
 
     settings = Settings(
-        seed, FACTOR if factor is None else factor, rtol, atol, not no_extremes, strict, tuple(map(str, data))
+        seed,
+        FACTOR if factor is None else factor,
+        rtol,
+        atol,
+        not no_extremes,
+        strict,
+        tuple(map(str, data)),
+        tuple(filter(None, (name.strip() for name in runtimes.split(",")))),
+        budget,
     )
     report = _report.prepare(
         reports, against, worse_by, force, subject=subject, standard=standard, weights=weights, settings=settings
@@ -122,7 +152,7 @@ def verify(
         require_room(witness, force=force)
     blame = _Blame(not no_locate, witness, force)
     try:
-        found = _verified(subject, standard, weights, given, (data, picture), report, blame)
+        found = _verified(subject, standard, weights, given, (data, picture), report, blame, resume)
     except OutputError:
         raise
     except InputError as error:
@@ -191,6 +221,7 @@ def _verified(
     data: tuple[Sequence[Path], Picture],
     report: _report.Reports,
     blame: _Blame,
+    resume: Path | None,
 ) -> _Found:
     """The verdict, and where the numbers differ, what there is to be said about it.
 
@@ -206,8 +237,10 @@ def _verified(
 
         from poolexport import api
         from poolexport.proof.failing import Failing
-        from poolexport.runtime import VARIANTS
+        from poolexport.runtime import VARIANTS, runtimes
 
+        # what was asked for comes before what is always tried, for the time may be over
+        ways = [*runtimes(report.settings.runtimes, progress), *VARIANTS]
         dtypes = [getattr(torch, name) for name in types]
         model: nn.Module | Path
         if isinstance(standard, Path):
@@ -226,10 +259,12 @@ def _verified(
                 rtol=settings.rtol,
                 atol=settings.atol,
                 seed=settings.seed,
-                variants=VARIANTS,
+                variants=ways,
                 extremes=settings.extremes,
                 strict=settings.strict,
-                data=_data(subject, *data),
+                data=_data(subject, *data, telling=resume is not None),
+                budget=settings.budget,
+                resume=resume,
                 progress=progress,
                 watch=failing,
             )
@@ -245,13 +280,14 @@ def _verified(
     return _Found(verdict, origin)
 
 
-def _data(model: Path, paths: Sequence[Path], picture: Picture) -> list[Given]:
-    """The files that are tried as well, each read when it is its turn."""
+def _data(model: Path, paths: Sequence[Path], picture: Picture, *, telling: bool) -> list[Given]:
+    """The files that are tried as well, each read when it is its turn; ``telling`` them from others of their names."""
     if not paths:
         return []
     import torch
 
     from poolexport import offline
+    from poolexport.bundle import sha256
     from poolexport.pipeline.verify import Given
     from poolexport.runtime import plain_session
 
@@ -260,7 +296,10 @@ def _data(model: Path, paths: Sequence[Path], picture: Picture) -> list[Given]:
     def reader(item: offline.Item) -> Callable[[], list[torch.Tensor]]:
         return lambda: [torch.from_numpy(x.copy()) for x in offline.read(item, ports, picture).values()]
 
-    return [Given(item.path.name, reader(item)) for item in offline.items(paths, model)]
+    return [
+        Given(item.path.name, reader(item), f"{sha256(item.path)} {picture}" if telling else "")
+        for item in offline.items(paths, model)
+    ]
 
 
 def _types(graph: ir.Model) -> list[str]:

@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import torch
 from torch import Tensor
 
-from poolexport.bundle import model_path
 from poolexport.errors import InputError
 from poolexport.graph import random_outputs
 from poolexport.pipeline._by_lot import by_lot
+from poolexport.pipeline._forms import read
 from poolexport.pipeline._rounding import SAMPLES
 from poolexport.pipeline._standard import accepted, rounded_anew, shake, unit_of
 from poolexport.pipeline._trials import Port
@@ -117,7 +116,7 @@ class FileStandard:
 
     def _light(self) -> ir.Model | None:
         """The file to be changed, with its weights inside; None where they are too many for that."""
-        model = _read(self.source)
+        model = read(self.source)
         if sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value) > MOST:
             return None
         ir.external_data.load_to_model(model)
@@ -204,8 +203,4 @@ def _common(port: ort.NodeArg, other: ort.NodeArg) -> Port:
 
 def drawn_outputs(source: Source) -> list[str]:
     """The outputs that a file draws."""
-    return random_outputs(_read(source))
-
-
-def _read(source: Source) -> ir.Model:
-    return ir.from_proto(onnx.load_from_string(source)) if isinstance(source, bytes) else ir.load(model_path(source))
+    return random_outputs(read(source))

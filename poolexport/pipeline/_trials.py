@@ -59,10 +59,12 @@ class Given:
     Args:
         values: what they are called.
         read: reads them, one tensor per input.
+        digest: by which they are told from others of that name, where a verification is to be resumed.
     """
 
     values: str
     read: Callable[[], Sequence[Tensor]]
+    digest: str = ""
 
     def inputs(self, example: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The values, of the types of the example."""

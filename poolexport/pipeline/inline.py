@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
-from onnx_ir.passes.common import InlinePass, NameFixPass, RemoveUnusedOpsetsPass
 
 from poolexport import stress
 from poolexport.bundle import METADATA_KEY, SAMPLE, WEIGHTS_KEY, Manifest
 from poolexport.errors import ExportError, InputError
 from poolexport.graph import weight_files
-from poolexport.pipeline._ports import settle_ports
+from poolexport.pipeline._forms import inlined
 from poolexport.pipeline.package import require_free, write
 from poolexport.pipeline.weights import draft, outside
 from poolexport.runtime import plain_session
@@ -71,7 +70,7 @@ def inline(source: Path, model: ir.Model, manifest: Manifest | None, target: Pat
     require_free(target, force=force)
     functions = tuple(f"{f.domain}::{f.name}" for f in model.functions.values())
     external = bool(weight_files(model))
-    plain = _inlined(model)
+    plain = _standard_only(model)
     if manifest is not None and manifest.form == "function":
         manifest = replace(manifest, form="inlined")
     if external and outside(plain, True):
@@ -91,28 +90,14 @@ def inline(source: Path, model: ir.Model, manifest: Manifest | None, target: Pat
     return Inlined(path, functions, compared)
 
 
-def _inlined(model: ir.Model) -> ir.Model:
-    names = [[value.name or "" for value in ports] for ports in (model.graph.inputs, model.graph.outputs)]
-    for function in model.functions.values():
-        for domain, version in function.opset_imports.items():
-            if model.opset_imports.get(domain, version) != version:
-                raise InputError(
-                    f"the function {function.domain}::{function.name} is written in opset {version} of "
-                    f"{domain or 'ai.onnx'} and the graph in {model.opset_imports[domain]}; they cannot be joined"
-                )
-    try:
-        InlinePass()(model)
-        RemoveUnusedOpsetsPass()(model)
-        NameFixPass()(model)
-    except Exception as error:
-        raise InputError(f"its functions cannot be inlined: {str(error).strip().splitlines()[0]}") from error
-    settle_ports(model, *names)
-    left = {f"{node.domain}::{node.op_type}" for node in model.graph.all_nodes() if node.domain not in STANDARD}
+def _standard_only(model: ir.Model) -> ir.Model:
+    plain = inlined(model)
+    left = {f"{node.domain}::{node.op_type}" for node in plain.graph.all_nodes() if node.domain not in STANDARD}
     if left:
         raise InputError(
             f"{', '.join(sorted(left))} has no body in the file, so there is nothing to write in its place"
         )
-    return model
+    return plain
 
 
 def _loaded(model: ir.Model) -> ir.Model:

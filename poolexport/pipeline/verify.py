@@ -7,118 +7,35 @@ careless code. The same model in float64 is the truth; the file passes where it 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import repeat
+from itertools import groupby
+from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from poolexport import stress
 from poolexport.bundle import model_path
 from poolexport.errors import FrozenAxisError, InputError, ParityError
-from poolexport.pipeline._file_standard import FileAsked, FileStandard, drawn_outputs
-from poolexport.pipeline._standard import Asked, Standard
+from poolexport.pipeline import _resuming
+from poolexport.pipeline._file_standard import FileStandard, drawn_outputs
+from poolexport.pipeline._forms import Forms
+from poolexport.pipeline._making import SENSITIVITY, Found, Making, Watch, judged
+from poolexport.pipeline._opened import Opened
+from poolexport.pipeline._plan import Step, distinct, plan
+from poolexport.pipeline._standard import Standard
 from poolexport.pipeline._state import random_states_kept
-from poolexport.pipeline._trials import Given, Port, Trial, dynamic, trials
+from poolexport.pipeline._trials import Given, Port, Trial, dynamic
+from poolexport.pipeline._verdict import Check, LeftOut, Verdict
 from poolexport.pipeline.frozen import freezer_in
 from poolexport.pipeline.randomness import Policies, Settled, kept, settle
-from poolexport.runtime import Source, Variant, plain_session
-from poolexport.tolerance import FACTOR, Judgement, failed, judge, worst
+from poolexport.runtime import Source, Way, plain_session
+from poolexport.tolerance import FACTOR, judge
 
-#: An answer may be this many times as far from the truth as the truth itself moves when every input and weight is
-#: rounded differently by one unit: heads that subtract, divide or take roots magnify rounding in every runtime.
-SENSITIVITY = 4.0
-#: Values that are tried on further variants of the runtime, beside the first.
-AGAIN = ("example", "ties", "spike")
 Progress = Callable[[str, int, int], None]
-Rule = Callable[..., Judgement]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One input tried: which values, at which shapes, how every output was judged, and how the file was run.
-
-    What does not count says how the file answers to NaN and infinities, and no more.
-    """
-
-    values: str
-    shapes: tuple[tuple[int, ...], ...]
-    judgements: tuple[Judgement, ...]
-    runtime: str = ""
-    counts: bool = True
-
-    @property
-    def passed(self) -> bool:
-        return _all_passed(self.judgements)
-
-    @property
-    def relative_error(self) -> float:
-        return max((j.error / j.scale if j.scale > j.error else j.error for j in self.judgements), default=0.0)
-
-    @property
-    def reason(self) -> str:
-        shapes = ", ".join("x".join(map(str, shape)) for shape in self.shapes)
-        reasons = "; ".join(j.reason for j in self.judgements if j.reason)
-        runtime = f" ({self.runtime})" if self.runtime else ""
-        return f"{self.values} values at {shapes}{runtime}: {reasons}"
-
-
-#: Told of every check as it is made: the inputs, what the file answered or why it did not, and the truth.
-Watch = Callable[[Check, Sequence[Tensor], "list[np.ndarray] | str", Sequence[np.ndarray]], None]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Every check that was made.
-
-    Args:
-        checks: the inputs tried.
-        skipped: shapes that the model itself refuses, with its reason.
-        truth: "float64", or "float32" where the model cannot run in float64; "the second file" where there is no model.
-        bound: how far an answer was allowed to be from the truth.
-        random: names of the outputs that the file draws; of those, only shape and type were compared.
-    """
-
-    checks: tuple[Check, ...]
-    skipped: tuple[str, ...] = ()
-    truth: str = "float64"
-    bound: str = ""
-    random: tuple[str, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Whether every output was compared, and is right."""
-        return self.word == "PASS"
-
-    @property
-    def word(self) -> str:
-        """One of "PASS", "FAIL", and "UNVERIFIED", where nothing is wrong but random outputs could not be compared."""
-        if not self.checks or self.failures:
-            return "FAIL"
-        return "UNVERIFIED" if self.random else "PASS"
-
-    @property
-    def grade(self) -> str:
-        """The worst grade of all answers, one of ``tolerance.GRADES``."""
-        return worst(judgement.grade for check in self.checks if check.counts for judgement in check.judgements)
-
-    @property
-    def failures(self) -> tuple[Check, ...]:
-        return tuple(check for check in self.checks if check.counts and not check.passed)
-
-    @property
-    def remarks(self) -> tuple[Check, ...]:
-        """Checks that do not count, on which the file answers otherwise than the model."""
-        return tuple(check for check in self.checks if not check.counts and not check.passed)
-
-    @property
-    def worst_error(self) -> float:
-        """Largest error against the truth, relative to the scale of its output."""
-        return max((check.relative_error for check in self.checks if check.counts), default=0.0)
 
 
 def verify(
@@ -132,10 +49,12 @@ def verify(
     seed: int = 0,
     randomness: Policies | None = None,
     audited: bool = False,
-    variants: Sequence[Variant] = (),
+    variants: Sequence[Way] = (),
     extremes: bool = False,
     strict: bool = False,
     data: Sequence[Given] = (),
+    budget: float | None = None,
+    resume: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
 ) -> Verdict:
@@ -154,6 +73,8 @@ def verify(
         extremes: huge, tiny, infinite and NaN values are tried as well.
         strict: what the file answers to infinities and NaN counts; else it is only told.
         data: inputs that the model will meet, tried beside those that are drawn.
+        budget: seconds after which no further check is begun, but for the example and normal values.
+        resume: a file that grows by every check, and from which an earlier verification goes on.
         audited: the model was found to draw nothing and to leave its weights alone; it is not looked at again.
         progress: called with (stage, done, total).
         watch: called with every check, its inputs, what the file answered (or why it did not) and the truth.
@@ -163,6 +84,13 @@ def verify(
         ParityError: the answers differ; the error holds the verdict.
         FrozenAxisError: they differ at lengths of a dynamic axis that the trace never saw, and only there.
     """
+    started = time.monotonic()
+    if budget is not None and not budget >= 0:
+        raise InputError(f"budget must be a number of seconds of at least 0, got {budget}")
+
+    def over() -> bool:
+        return budget is not None and time.monotonic() - started >= budget
+
     bounds = rule_of(factor, rtol, atol, "torch's" if isinstance(model, nn.Module) else f"{FileStandard.truth}'s")
     runtime = plain_session(path)
     ports: Sequence[ort.NodeArg | Port] = runtime.get_inputs()
@@ -176,141 +104,87 @@ def verify(
         called = standard.truth
         ports = standard.ports
         require_same_inputs(ports, example)
-    with random_states_kept(seed):
+    with random_states_kept(seed), Forms(path) as forms:
         if isinstance(standard, FileStandard):
             drawn = list(dict.fromkeys((*drawn_outputs(path), *standard.random)))
         else:
             settled = Settled() if audited else settle(standard.model, example, randomness)
             drawn = drawn_outputs(path) if kept(settled.policies) else []
+        ways = distinct(variants, forms.different)
+        steps = plan(ports, example, seed, extremes=extremes, data=data, ways=ways)
+        earlier = _resuming.Nothing()
+        if resume is not None:
+            asked_for = [seed, factor, rtol, atol, strict, repr(randomness), *(step.facts for step in steps)]
+            about = _resuming.about(path, model, example, asked_for)
+            earlier = _resuming.Kept(Path(resume), about, [(step.trial.values, step.called) for step in steps])
+        before = earlier.found()
+        # whoever watches is shown those that he may want to keep
+        anew = _worth_seeing(before, steps) if watch is not None else set()
         rule = partial(judge, sensitivity=SENSITIVITY, factor=factor, rtol=rtol, atol=atol, called=called)
-        judging = partial(judged, drawn=drawn, rule=rule)
-        drawn_up = list(trials(ports, example, seed, extremes=extremes))
-        plan: list[Trial | Given] = [*drawn_up, *data]
-        again_on = _few(drawn_up)
-        total = len(plan) + len(variants) * len(again_on)
-        checks: list[Check] = []
-        skipped: list[str] = []
-        tried: list[Trial | Given] = []
-        again: list[tuple[Trial | Given, Asked | FileAsked]] = []
-        # A file that is wrong beyond doubt need not be examined so again.
-        doubt = True
-
-        def check(opened: ort.InferenceSession, trial: Trial | Given, asked: Asked | FileAsked, way: str = "") -> None:
-            nonlocal doubt
-            results, judgements = judging(opened, asked, doubt=doubt)
-            counts = strict or trial.values not in stress.NOT_NUMBERS
-            doubt = doubt and (_all_passed(judgements) or not counts)
-            tried.append(trial)
-            checks.append(Check(trial.values, asked.shapes, judgements, way, counts))
-            if watch is not None:
-                watch(checks[-1], asked.inputs, results, asked.truths)
-
-        for done, trial in enumerate(plan):
-            if progress is not None:
-                progress("verify", done, total)
-            inputs = trial.inputs(example)
-            try:
-                asked = standard.asked(inputs)
-            except InputError as error:
-                skipped.append(str(error))
-                continue
-            check(runtime, trial, asked)
-            if variants and trial in again_on:
-                again.append((trial, asked))
-        for number, variant in enumerate(variants):
-            opened = variant.open(path)
-            for k, (trial, asked) in enumerate(again):
-                if progress is not None:
-                    progress("verify", len(plan) + number * len(again) + k, total)
-                check(opened, trial, asked, str(variant))
+        making = Making(path, standard, steps, partial(judged, drawn=drawn, rule=rule), strict=strict, watch=watch)
+        found = Found()
+        for way, group in groupby(enumerate(steps), key=lambda numbered: numbered[1].way):
+            with Opened(runtime, way, forms) as opened:
+                for number, step in group:
+                    if progress is not None:
+                        progress("verify", number, len(steps))
+                    outcome = None if number in anew else before.get(number)
+                    if step.trial in found.skipped:
+                        continue
+                    if outcome is None and number not in before and not step.always and over():
+                        found.left_out.append(LeftOut(step.trial.values, step.shapes, step.called))
+                        continue
+                    if outcome is None:
+                        outcome = making.outcome(opened, step, doubt=found.doubt)
+                    if number not in before:
+                        earlier.add(number, outcome)
+                    found.add(step, outcome)
     if progress is not None:
-        progress("verify", total, total)
-    verdict = Verdict(tuple(checks), tuple(skipped), standard.truth, bounds, tuple(drawn))
-    _require_unseen(verdict, ports, example)
-    found = [judgement for check in checks for judgement in check.judgements]
-    if found and not any(judgement.finite for judgement in found):
+        progress("verify", len(steps), len(steps))
+    verdict = Verdict(
+        tuple(found.checks),
+        tuple(found.skipped.values()),
+        standard.truth,
+        bounds,
+        tuple(drawn),
+        tuple(found.left_out),
+        tuple(dict.fromkeys(found.untried)),
+    )
+    if all(entry.runtime for entry in found.left_out):
+        _require_unseen(verdict, ports, example)
+    judgements = [judgement for check in verdict.checks for judgement in check.judgements]
+    if judgements and not any(judgement.finite for judgement in judgements):
         state = model.state_dict() if isinstance(model, nn.Module) else {}
         spoilt = [name for name, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
         where = f"; {spoilt[0]} holds NaN or infinities" if spoilt else ""
         raise InputError(f"the model answers nothing but NaN and infinities, so there is nothing to compare{where}")
     if verdict.word == "FAIL":
         failures = verdict.failures
-        if isinstance(standard, Standard):
-            frozen = _frozen(path, standard, ports, verdict, tried, example)
+        # a runtime that is wrong by itself says nothing about axes
+        if isinstance(standard, Standard) and not all(check.runtime for check in failures):
+            frozen = _frozen(path, standard, ports, verdict, found.tried, example)
             if frozen is not None:
                 raise frozen
         what = "the model" if isinstance(standard, Standard) else standard.truth
         raise ParityError(
-            f"the file does not compute what {what} computes: {len(failures)} of {len(checks)} checks failed; "
+            f"the file does not compute what {what} computes: {len(failures)} of {len(verdict.checks)} checks failed; "
             f"first {failures[0].reason}",
             verdict,
         )
     return verdict
 
 
-def _few(plan: Sequence[Trial]) -> list[Trial]:
-    """What is tried again on other variants: the example, ties, a spike, and the last other size."""
-    traced = [trial for trial in plan if trial.shapes == plan[0].shapes and trial.values in AGAIN]
-    return traced + [trial for trial in plan[-1:] if trial.shapes != plan[0].shapes]
-
-
-def judged(
-    runtime: ort.InferenceSession,
-    asked: Asked | FileAsked,
-    *,
-    doubt: bool,
-    drawn: Collection[str],
-    rule: Rule,
-) -> tuple[list[np.ndarray] | str, tuple[Judgement, ...]]:
-    """What a run answers, and how it is judged; what may widen a bound is asked for only where that may matter."""
-    results = _run_file(runtime, runtime.get_inputs(), asked.inputs)
-    compare = partial(_compare, runtime, results, asked.peers, asked.truths, drawn, rule)
-    judgements = compare()
-    if not _all_passed(judgements) and asked.moved is not None:
-        judgements = compare(moved=asked.moved)
-        if doubt and not _all_passed(judgements):
-            judgements = compare(moved=asked.moved, others=asked.others)
-    return results, judgements
-
-
-def _all_passed(judgements: Sequence[Judgement]) -> bool:
-    return all(judgement.passed for judgement in judgements)
-
-
-def _compare(
-    runtime: ort.InferenceSession,
-    results: Sequence[np.ndarray] | str,
-    peers: Sequence[np.ndarray],
-    truths: Sequence[np.ndarray],
-    drawn: Collection[str],
-    rule: Rule,
-    moved: Sequence[np.ndarray] | None = None,
-    others: Sequence[Sequence[np.ndarray]] = (),
-) -> tuple[Judgement, ...]:
-    if isinstance(results, str):
-        return (failed(results, "REFUSED"),)
-    if len(results) != len(peers):
-        reason = f"the file has {len(results)} outputs, the model {len(peers)}"
-        return (failed(reason),)
-    judged = []
-    for k, (port, r, p, t, m) in enumerate(zip(runtime.get_outputs(), results, peers, truths, moved or repeat(None))):
-        if port.name not in drawn:
-            also = [other[k] for other in others]
-            judged.append(rule(r, p, t, moved=m, others=also))
-        elif (r.shape, r.dtype) != (p.shape, p.dtype):
-            reason = f"{port.name}, which is random, is {r.dtype} of shape {r.shape} instead of {p.dtype} of {p.shape}"
-            judged.append(failed(reason))
-    return tuple(judged)
-
-
-def _run_file(
-    runtime: ort.InferenceSession, ports: Sequence[ort.NodeArg], inputs: Sequence[Tensor]
-) -> list[np.ndarray] | str:
-    """What the file answers, or why it does not."""
-    try:
-        return runtime.run(None, {port.name: x.numpy() for port, x in zip(ports, inputs)})
-    except Exception as error:
-        return f"onnxruntime failed: {str(error).strip().splitlines()[0]}"
+def _worth_seeing(before: Mapping[int, _resuming.Outcome], steps: Sequence[Step]) -> set[int]:
+    """Of the steps made before, those that failed, and else those that came closest to their bounds."""
+    checks = {number: found for number, found in before.items() if isinstance(found, Check) and found.counts}
+    failures = {number for number, check in checks.items() if not check.passed}
+    # what a runtime refuses shows nothing, and a process that hangs would do so again
+    found = {number for number in failures if steps[number].way is None or checks[number].answered}
+    if not failures:
+        shares = {n: max((j.share for j in check.judgements), default=0.0) for n, check in checks.items()}
+        closest = max(shares.values(), default=0.0)
+        found |= {number for number, share in shares.items() if share >= closest / 2}
+    return found
 
 
 def _frozen(

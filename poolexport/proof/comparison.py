@@ -9,9 +9,11 @@ from functools import partial
 import numpy as np
 from torch import Tensor, nn
 
+from poolexport.pipeline._making import SENSITIVITY, judged
+from poolexport.pipeline._opened import Opened
 from poolexport.pipeline._standard import Standard
 from poolexport.pipeline._state import random_states_kept
-from poolexport.pipeline.verify import SENSITIVITY, judged, require_same_inputs, rule_of
+from poolexport.pipeline.verify import require_same_inputs, rule_of
 from poolexport.runtime import Source, plain_session
 from poolexport.tolerance import FACTOR, Judgement, judge
 
@@ -63,6 +65,7 @@ class Comparison:
         rule_of(factor, rtol, atol)
         self.session = plain_session(source)
         self.ports = self.session.get_inputs()
+        self._opened = Opened(self.session)
         require_same_inputs(self.ports, example)
         self._standard = Standard(model, example, seed, sharing=False)
         self._rule = partial(judge, sensitivity=SENSITIVITY, factor=factor, rtol=rtol, atol=atol)
@@ -75,6 +78,6 @@ class Comparison:
         """
         with random_states_kept(self._standard.seed):
             asked = self._standard.exactly(tuple(inputs))
-            answers, judgements = judged(self.session, asked, doubt=True, drawn=(), rule=self._rule)
+            answers, judgements = judged(self._opened, asked, doubt=True, drawn=(), rule=self._rule)
             truths = tuple(asked.truths)
         return Compared(answers if isinstance(answers, str) else tuple(answers), truths, judgements)

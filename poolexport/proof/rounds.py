@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
+from poolexport.pipeline._making import SENSITIVITY
 from poolexport.pipeline._rounding import SAMPLES
 from poolexport.pipeline._standard import unit_of
-from poolexport.pipeline.verify import SENSITIVITY
 from poolexport.proof.calls import Recording
 from poolexport.proof.graphs import Graph
 from poolexport.proof.pairing import Pairs, pair

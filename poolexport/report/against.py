@@ -73,11 +73,14 @@ def compare(before: Entry, now: Entry, path: Path, growth: float = GROWTH) -> di
     """What changed, as ``against`` of a report.
 
     A regression is a check that failed since, whose grade became worse, whose error grew by more than the factor, or
-    that is not made or not counted any more.
+    that is not made or not counted any more. What was left out for lack of time is none, and is told.
     """
     then_by, now_by = ({check["name"]: check for check in report["checks"]} for report in (before, now))
     regressions, improvements = [], []
+    left_out = [name for name in then_by if name not in now_by and _is_left_out(name, now)]
     for name, then in then_by.items():
+        if name in left_out:
+            continue
         worse, better = _changes(name, then, now_by.get(name), growth)
         regressions += worse
         improvements += better
@@ -95,8 +98,20 @@ def compare(before: Entry, now: Entry, path: Path, growth: float = GROWTH) -> di
         "factor": growth,
         "regressions": regressions,
         "improvements": improvements,
-        "notes": _notes(before, now),
+        "notes": [*_told_left_out(left_out), *_notes(before, now)],
     }
+
+
+def _is_left_out(name: str, now: Entry) -> bool:
+    # inputs that nobody looked at are listed without their shapes
+    return any(name == left or name.startswith(f"{left} at ") for left in now["left_out"])
+
+
+def _told_left_out(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return [f"not made this time, because the time was over: {names[0]}{more}"]
 
 
 def _changes(name: str, then: Entry, now: Entry | None, growth: float) -> tuple[list[Any], list[Any]]:

@@ -18,10 +18,9 @@ from poolexport.bundle import files, sha256
 from poolexport.report.plain import plain
 
 if TYPE_CHECKING:
-    from poolexport.pipeline.verify import Check, Verdict
+    from poolexport.pipeline.verify import Check, LeftOut, Verdict
     from poolexport.proof.steps import Located
     from poolexport.report.worst import Worst
-    from poolexport.tolerance import Judgement
 
 FORMAT, VERSION = "poolexport-report", 1
 #: What is called the truth where a file is compared with another one.
@@ -40,6 +39,8 @@ class Settings:
         extremes: whether huge, tiny, infinite and NaN values were tried.
         strict: whether answers to NaN and infinities counted.
         data: files whose inputs were tried.
+        runtimes: other runtimes that the file was run with, as they were asked for.
+        budget: seconds after which no further check was begun; None where there was no limit.
     """
 
     seed: int
@@ -49,6 +50,8 @@ class Settings:
     extremes: bool = True
     strict: bool = False
     data: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()
+    budget: float | None = None
 
 
 def document(
@@ -95,6 +98,8 @@ def document(
             },
             "counts": {
                 "checks": len(verdict.checks) if verdict else 0,
+                "planned": len(verdict.checks) + len(verdict.left_out) if verdict else 0,
+                "left_out": len(verdict.left_out) if verdict else 0,
                 "failed": len(verdict.failures) if verdict else 0,
                 "not_counted": len(verdict.checks) - len(counted) if verdict else 0,
                 "remarks": len(verdict.remarks) if verdict else 0,
@@ -103,6 +108,8 @@ def document(
             "measures": measures(counted) | {"relative_error": verdict.worst_error if verdict else None},
             "outputs": _outputs(counted, subject, verdict.random if verdict else ()),
             "checks": checks(verdict.checks) if verdict else [],
+            "left_out": left_out(verdict) if verdict else [],
+            "untried": verdict.untried if verdict else (),
             "skipped": verdict.skipped if verdict else (),
             "random_outputs": verdict.random if verdict else (),
             "worst": worst.facts() if worst else None,
@@ -117,14 +124,12 @@ def document(
 
 def checks(found: Iterable[Check]) -> list[dict[str, Any]]:
     """Every check with a name of its own, by which reports are compared."""
-    seen: dict[str, int] = {}
+    found = list(found)
     result = []
-    for check in found:
-        name = name_of(check)
-        seen[name] = seen.get(name, 0) + 1
+    for name, check in zip(_names(found), found):
         result.append(
             {
-                "name": name if seen[name] == 1 else f"{name}, {seen[name]}",
+                "name": name,
                 "values": check.values,
                 "shapes": check.shapes,
                 "runtime": check.runtime,
@@ -137,16 +142,33 @@ def checks(found: Iterable[Check]) -> list[dict[str, Any]]:
     return result
 
 
-def name_of(check: Check) -> str:
-    """What was tried, in words.
+def left_out(verdict: Verdict) -> list[str]:
+    """The names that the checks would have which were left out for lack of time."""
+    return _names([*verdict.checks, *verdict.left_out])[len(verdict.checks) :]
+
+
+def _names(found: Iterable[Check | LeftOut]) -> list[str]:
+    """Names of their own: where some are alike, those after the first have a number."""
+    seen: dict[str, int] = {}
+    names = []
+    for check in found:
+        name = name_of(check)
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name}, {seen[name]}")
+    return names
+
+
+def name_of(check: Check | LeftOut) -> str:
+    """What was tried, in words; the shapes of what nobody looked at are not known.
 
     Example:
         >>> from types import SimpleNamespace
         >>> name_of(SimpleNamespace(values="ties", shapes=((1, 3, 8, 8),), runtime=""))
         'ties at 1x3x8x8'
     """
-    shapes = ", ".join("x".join(map(str, shape)) or "scalar" for shape in check.shapes)
-    return f"{check.values} at {shapes}" + (f" ({check.runtime})" if check.runtime else "")
+    shapes = [] if check.shapes is None else ["x".join(map(str, shape)) or "scalar" for shape in check.shapes]
+    where = f" at {', '.join(shapes)}" if shapes else ""
+    return check.values + where + (f" ({check.runtime})" if check.runtime else "")
 
 
 def measures(counted: Sequence[Check]) -> dict[str, Any]:
@@ -161,7 +183,7 @@ def measures(counted: Sequence[Check]) -> dict[str, Any]:
     agreed = [judgement.agree for judgement in found if judgement.agree is not None]
     return {
         "ulps": max((judgement.ulps for judgement in found), default=None),
-        "share": max((share(judgement) for judgement in found), default=None),
+        "share": max((judgement.share for judgement in found), default=None),
         "equal": sum(judgement.equal for judgement in found) / len(found) if found else None,
         "agree": min(agreed, default=None),
         "stray": sum(judgement.stray for judgement in found),
@@ -183,6 +205,9 @@ def measure(verdict: Verdict) -> str:
         parts.append(f"the largest entry agrees {where}")
     if found["stray"]:
         parts.append(f"{found['stray']} values are NaN or infinite in the wrong places")
+    if verdict.left_out:
+        planned = len(verdict.checks) + len(verdict.left_out)
+        parts.append(f"only {len(verdict.checks)} of {planned} checks were made before the time was over")
     return "; ".join(parts)
 
 
@@ -205,19 +230,6 @@ def culprits_of(located: Located) -> list[dict[str, Any]]:
     ]
 
 
-def share(judgement: Judgement) -> float:
-    """The error as a share of what was allowed; infinite where nothing was allowed and it is not 0.
-
-    Example:
-        >>> from poolexport.tolerance import Judgement
-        >>> share(Judgement(True, 1e-7, 0.0, 4e-7, 1.0))
-        0.25
-    """
-    if judgement.bound:
-        return judgement.error / judgement.bound
-    return float("inf") if judgement.error else 0.0
-
-
 def file_facts(path: Path) -> dict[str, Any]:
     """What a report says about a file: its kind, its ports, and hashes of everything that belongs to it.
 
@@ -225,7 +237,7 @@ def file_facts(path: Path) -> dict[str, Any]:
     """
     import onnx_ir as ir
 
-    from poolexport.graph import weight_files
+    from poolexport.graph import files_beside
 
     facts: dict[str, Any] = {
         "path": str(path),
@@ -243,9 +255,7 @@ def file_facts(path: Path) -> dict[str, Any]:
         facts["inputs"], facts["outputs"] = (
             [_port(v) for v in side] for side in (model.graph.inputs, model.graph.outputs)
         )
-        folder = held[0].absolute().parent.resolve()
-        beside = [(folder / name).resolve() for name in weight_files(model)]
-        held += [file for file in beside if file.is_file() and file.is_relative_to(folder) and file not in held]
+        held += [file for file in files_beside(model, held[0]) if file not in held]
     except Exception:
         # whatever is wrong with it is told elsewhere
         pass
@@ -273,9 +283,9 @@ def _outputs(counted: Sequence[Check], subject: Mapping[str, Any], random: Seque
     for position, name in enumerate(names):
         judged = [check.judgements[position] for check in counted if len(check.judgements) == len(names)]
         if judged:
-            far = max(judged, key=lambda judgement: (not judgement.passed, share(judgement)))
+            far = max(judged, key=lambda judgement: (not judgement.passed, judgement.share))
             entry = {"name": name, "checks": len(judged), "failed": sum(not judgement.passed for judgement in judged)}
-            found.append(entry | {"worst": asdict(far), "share": share(far)})
+            found.append(entry | {"worst": asdict(far), "share": far.share})
     return found
 
 

@@ -31,6 +31,13 @@ def junit(document: Mapping[str, Any]) -> str:
         suite = _suite(root, "refused by the standard itself", document)
         for number, reason in enumerate(document["skipped"], 1):
             xml.SubElement(_case(suite, f"input {number}", suite.get("name", "")), "skipped", message=_clean(reason))
+    for title, names, reason in (
+        ("left out, because the time was over", document["left_out"], "the time was over before it was made"),
+        ("not tried", document["untried"], "the runtime lacks what the file needs"),
+    ):
+        suite = _suite(root, title, document) if names else root
+        for name in names:
+            xml.SubElement(_case(suite, name, title), "skipped", message=reason)
     if document["verdict"] == "REFUSED" or not document["checks"]:
         suite = _suite(root, "verification", document)
         case = _case(suite, "verify", "verification")

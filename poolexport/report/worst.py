@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from poolexport.report.data import name_of, share
+from poolexport.report.data import name_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +88,7 @@ class Worst:
         if not check.counts or isinstance(results, str) or len(results) != len(check.judgements):
             return
         for position, (judgement, result, truth) in enumerate(zip(check.judgements, results, truths)):
-            rank = (not judgement.passed, _magnitude(share(judgement)), result.size)
+            rank = (not judgement.passed, _magnitude(judgement.share), result.size)
             if rank > self._rank and result.shape == truth.shape:
                 self._rank = rank
                 self.case = _case(check, position, judgement, inputs[0].numpy(), result, truth)

@@ -138,8 +138,8 @@ def test_another_answer_is_not_written(run: Run, bundle: Path, tmp_path: Path, m
                 node.op_type = "Softplus"
         return model
 
-    inlined = inline._inlined
-    monkeypatch.setattr(inline, "_inlined", spoil)
+    inlined = inline.inlined
+    monkeypatch.setattr(inline, "inlined", spoil)
     result = run("inline", bundle, "-o", tmp_path / "plain.onnx")
     assert result.exit_code == 2
     assert "inlined, output 'output' is another" in result.stderr

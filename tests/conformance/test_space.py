@@ -131,7 +131,10 @@ def compare(method: Method, cases: list[Case], shape: tuple[int, ...]) -> None:
     prepared = prepare(model, tensors, dynamic_shapes=axes, input_names=names)
     graph = optimise(lower(export(prepared)))
     content = ir.to_proto(graph).SerializeToString()
-    forms = {"function": session(content, threads=1, kernels=False), "native": session(content, threads=1, kernels=True)}
+    forms = {
+        "function": session(content, threads=1, kernels=False),
+        "native": session(content, threads=1, kernels=True),
+    }
     for pattern in (*stress.REGIMES, *stress.EXTREMES):
         x = stress.draw(pattern, shape)
         inputs = every_input(method, cases, x)

@@ -312,7 +312,8 @@ def test_variants_of_the_runtime_are_judged_as_well(tmp_path):
     verdict = poolexport.verify(bundle.path, model, variants=VARIANTS)
     assert verdict.checks[: len(alone.checks)] == alone.checks
     further = verdict.checks[len(alone.checks) :]
-    assert {check.runtime for check in further} == set(map(str, VARIANTS))
+    # a file without functions has one form only
+    assert {check.runtime for check in further} == {str(way) for way in VARIANTS if way.form == "function"}
     assert {check.values for check in further} >= {"example", "ties", "spike"}
     assert any(check.shapes != alone.checks[0].shapes for check in further)
 
@@ -358,7 +359,6 @@ def test_inputs_that_somebody_has_are_tried_as_well(tmp_path):
     ordinary = Given("ordinary.npy", lambda: [torch.randn(1, 3, 5, 6)])
     rare = Given("rare.npy", lambda: [torch.full((1, 3, 5, 6), 77.0, dtype=torch.float64)])
     verdict = poolexport.verify(path, right, IMAGE, data=[ordinary])
-    assert verdict.checks[-1].values == "ordinary.npy"
-    assert verdict.checks[-1].shapes == ((1, 3, 5, 6),)
+    assert [check.shapes for check in verdict.checks if check.values == "ordinary.npy"] == [((1, 3, 5, 6),)]
     with pytest.raises(ParityError, match=r"rare\.npy values at 1x3x5x6"):
         poolexport.verify(path, right, IMAGE, data=[ordinary, rare])

@@ -48,9 +48,13 @@ def test_the_schema_uses_nothing_that_is_not_checked():
     assert all(rule.keys() <= KEYWORDS | WORDS for rule in rules(schema()))
 
 
+#: Fields that reports of version 1 have not always had.
+LATER = {"left_out", "untried", "planned", "runtimes", "budget"}
+
+
 def test_a_field_that_is_missing_is_found_wherever_it_is(good: dict[str, Any]):
     for path in ([], ["settings"], ["checks", 3], ["checks", 3, "outputs", 0], ["worst", "histogram"], ["environment"]):
-        for name in list(_at(good, path)):
+        for name in _at(good, path).keys() - LATER:
             value = _at(good, path).pop(name)
             found = list(faults(good))
             assert found, f"{path} without {name}"
