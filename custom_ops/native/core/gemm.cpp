@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "core/lanes.h"
+#include "core/spread.h"
 
 namespace poolexport {
 namespace {
@@ -16,9 +17,6 @@ constexpr int64_t TILE = 96;
 constexpr int64_t DEPTH = 256;
 //: Bytes of packed matrices at a time, if more than one matrix is packed.
 constexpr int64_t ROOM = int64_t{1} << 25;
-//: More tasks than threads, so that all threads end together; the same number on every machine.
-constexpr int64_t TASKS = 64;
-
 template <class C>
 constexpr int64_t COLUMNS = 2 * Lanes<C>::count;
 
@@ -133,16 +131,6 @@ POOL_PRODUCTS(double, float)
 POOL_PRODUCTS(double, Half)
 POOL_PRODUCTS(double, Bfloat)
 
-// Calls work(item, task) for every item; a task has a run of them.
-template <class Work>
-void spread(const Call& call, int64_t items, const Work& work) {
-  const int64_t tasks = std::min(TASKS, items);
-  call.parallel(size_t(tasks), [&](size_t task) {
-    for (int64_t item = items * int64_t(task) / tasks; item < items * int64_t(task + 1) / tasks; ++item)
-      work(item, int64_t(task));
-  });
-}
-
 }  // namespace
 
 template <class C, class T>
@@ -153,7 +141,7 @@ void multiply(const Call& call, const Product<T>& p) {
   const int64_t chunk = std::clamp<int64_t>(ROOM / std::max<int64_t>(1, room * int64_t(sizeof(C))), 1, p.batch);
   const int64_t down = pieces(p.m, TILE), across = pieces(p.n, TILE);
   const std::unique_ptr<C[]> packed(new C[size_t(chunk * room)]);
-  const std::unique_ptr<C[]> scratch(new C[size_t(TASKS * TILE * TILE)]);
+  const std::unique_ptr<C[]> scratch(new C[size_t(MOST_TASKS * TILE * TILE)]);
   for (int64_t first = 0; first < p.batch; first += chunk) {
     const int64_t some = std::min(chunk, p.batch - first);
     spread(call, some * panels, [&](int64_t item, int64_t) {

@@ -1,6 +1,8 @@
 // Products of matrices, batch by batch, in tiles of the output: how many threads there are changes no bit.
 #pragma once
 
+#include <memory>
+
 #include "core/operator.h"
 
 namespace poolexport {
