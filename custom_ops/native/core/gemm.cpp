@@ -79,17 +79,17 @@ POOL_INLINE void multiply_piece(int64_t k, const C* a, const C* b, C* out, bool 
     }
 }
 
-template <class C, class T>
+template <class C, class Out>
 struct Tile {
   int64_t m, n, k, row, column;
   const C *a, *b;
-  T* out;
+  Out* out;
   bool symmetric;
   C* scratch;
 };
 
-template <class C, class T>
-POOL_INLINE void multiply_tile(const Tile<C, T>& job) {
+template <class C, class Out>
+POOL_INLINE void multiply_tile(const Tile<C, Out>& job) {
   const int64_t rows = std::min(TILE, job.m - job.row), columns = std::min(TILE, job.n - job.column);
   if (job.k == 0) std::fill(job.scratch, job.scratch + TILE * TILE, C(0));
   for (int64_t begin = 0; begin < job.k; begin += DEPTH) {
@@ -102,9 +102,9 @@ POOL_INLINE void multiply_tile(const Tile<C, T>& job) {
   }
   for (int64_t i = 0; i < rows; ++i) {
     const C* from = job.scratch + i * TILE;
-    T* to = job.out + (job.row + i) * job.n + job.column;
+    Out* to = job.out + (job.row + i) * job.n + job.column;
     const int64_t start = job.symmetric ? std::max<int64_t>(0, job.row + i - job.column) : 0;
-    for (int64_t j = start; j < columns; ++j) to[j] = narrow<T>(computed<T>(from[j]));
+    for (int64_t j = start; j < columns; ++j) to[j] = narrow<Out>(computed<Out>(from[j]));
     if (job.symmetric)
       for (int64_t j = start; j < columns; ++j) job.out[(job.column + j) * job.n + job.row + i] = to[j];
   }
@@ -133,8 +133,8 @@ POOL_PRODUCTS(double, Bfloat)
 
 }  // namespace
 
-template <class C, class T>
-void multiply(const Call& call, const Product<T>& p) {
+template <class C, class T, class Out>
+void multiply(const Call& call, const Product<T, Out>& p) {
   if (p.batch == 0 || p.m == 0 || p.n == 0) return;
   const int64_t left = pieces(p.m, ROWS), right = pieces(p.n, COLUMNS<C>), panels = left + right;
   const int64_t room = (left * ROWS + right * COLUMNS<C>) * p.k;
@@ -156,8 +156,8 @@ void multiply(const Call& call, const Product<T>& p) {
       const int64_t matrix = item / (down * across), row = item / across % down, column = item % across;
       if (p.symmetric && column < row) return;
       const C* const a = packed.get() + matrix * room;
-      T* const out = p.out + (first + matrix) * p.m * p.n;
-      run(Tile<C, T>{p.m, p.n, p.k, row * TILE, column * TILE, a, a + left * ROWS * p.k, out, p.symmetric,
+      Out* const out = p.out + (first + matrix) * p.m * p.n;
+      run(Tile<C, Out>{p.m, p.n, p.k, row * TILE, column * TILE, a, a + left * ROWS * p.k, out, p.symmetric,
                      scratch.get() + task * TILE * TILE});
     });
   }
@@ -168,5 +168,8 @@ template void multiply<double>(const Call&, const Product<double>&);
 template void multiply<double>(const Call&, const Product<float>&);
 template void multiply<double>(const Call&, const Product<Half>&);
 template void multiply<double>(const Call&, const Product<Bfloat>&);
+template void multiply<double>(const Call&, const Product<float, double>&);
+template void multiply<double>(const Call&, const Product<Half, double>&);
+template void multiply<double>(const Call&, const Product<Bfloat, double>&);
 
 }  // namespace poolexport

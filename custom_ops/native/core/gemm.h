@@ -23,16 +23,16 @@ View<T> dense(const T* data, int64_t rows, int64_t columns) {
 }
 
 // A batch of products a b of (m, k) and (k, n); `out` is dense. Of a symmetric result the upper triangle is computed.
-template <class T>
+template <class T, class Out = T>
 struct Product {
   int64_t batch, m, n, k;
   View<T> a, b;
-  T* out;
+  Out* out;
   bool symmetric = false;
 };
 
 // Multiplies and adds in C; the result is rounded once.
-template <class C, class T>
-void multiply(const Call& call, const Product<T>& product);
+template <class C, class T, class Out>
+void multiply(const Call& call, const Product<T, Out>& product);
 
 }  // namespace poolexport
