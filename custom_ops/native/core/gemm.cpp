@@ -96,7 +96,10 @@ POOL_INLINE void multiply_tile(const Tile<C, Out>& job) {
     const int64_t k = std::min(DEPTH, job.k - begin);
     for (int64_t j = 0; j < columns; j += COLUMNS<C>) {
       const C* b = job.b + (job.column + j) * job.k + begin * COLUMNS<C>;
-      for (int64_t i = 0; i < rows; i += ROWS)
+      // Pieces that lie below the diagonal as a whole are not read.
+      const int64_t below = job.column + j + COLUMNS<C> - job.row;
+      const int64_t end = job.symmetric ? std::min(rows, below) : rows;
+      for (int64_t i = 0; i < end; i += ROWS)
         multiply_piece<C>(k, job.a + (job.row + i) * job.k + begin * ROWS, b, job.scratch + i * TILE + j, begin == 0);
     }
   }

@@ -5,6 +5,7 @@
 
 #include "core/convert.h"
 #include "core/gemm.h"
+#include "core/lanes.h"
 #include "core/spread.h"
 #include "core/square.h"
 
@@ -13,6 +14,8 @@ namespace {
 
 //: Places, of all samples, whose bins lie side by side.
 constexpr int64_t SIDE = 8;
+//: Numbers in a run of bins, which the first cache holds.
+constexpr int64_t RUN = 2048;
 //: Bytes of bins, or of products, at a time, if more than one piece of them is needed.
 constexpr int64_t ROOM = int64_t{1} << 25;
 
@@ -53,26 +56,49 @@ struct Places {
   const double *a, *b;  // (C, side) and (D, side)
   const int64_t *first, *second;
   int64_t c, e, d;
-  double* z;  // (d, side)
+  int64_t* next;  // of every channel of x: which of y comes next, in the order of bins
+  double* z;      // a run of bins, (run, side)
 };
 
 template <int64_t side>
-POOL_INLINE void add_places(const Places& job) {
-  std::fill(job.z, job.z + job.d * side, 0.0);
-  for (int64_t i = 0; i < job.c; ++i) {
-    const double* __restrict a = job.a + i * side;
-    for (int64_t j = 0; j < job.e; ++j) {
-      const double* __restrict b = job.b + j * side;
-      int64_t bin = job.first[i] + job.second[j];
-      bin -= bin >= job.d ? job.d : 0;
-      double* __restrict z = job.z + bin * side;
-      for (int64_t k = 0; k < side; ++k) z[k] += a[k] * b[k];
+POOL_INLINE void add_product(const double* a, const double* b, double* z) {
+  if constexpr (side == 1) {
+    *z += *a * *b;
+  } else {
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < side; k += Lanes<double>::count) {
+      lanes<double> left, right, sums;
+      load(left, a + k);
+      load(right, b + k);
+      load(sums, static_cast<const double*>(z + k));
+      store(z + k, sums + left * right);
     }
   }
 }
 
-POOL_TARGETS void add_side(const Places& job) { add_places<SIDE>(job); }
-void add_one(const Places& job) { add_places<1>(job); }
+// Adds the pairs that fall into the bins from `begin` up to `end`; each channel of x goes once around all those of y.
+template <int64_t side>
+POOL_INLINE void add_places(const Places& job, int64_t begin, int64_t end) {
+  std::fill(job.z, job.z + (end - begin) * side, 0.0);
+  for (int64_t i = 0; i < job.c && job.e > 0; ++i) {
+    const double* __restrict a = job.a + i * side;
+    int64_t next = job.next[i];
+    // Those of hashes that go past the last bin come first, and begin anew with it.
+    for (int64_t past = next / job.e; past < 2; ++past) {
+      const int64_t turned = past * job.e, shift = job.first[i] - begin - (past ? 0 : job.d);
+      for (; next < turned + job.e; ++next) {
+        const int64_t bin = job.second[next - turned] + shift;
+        if (bin >= end - begin) break;
+        add_product<side>(a, job.b + (next - turned) * side, job.z + bin * side);
+      }
+      if (next < turned + job.e) break;
+    }
+    job.next[i] = next;
+  }
+}
+
+POOL_TARGETS void add_side(const Places& job, int64_t begin, int64_t end) { add_places<SIDE>(job, begin, end); }
+POOL_TARGETS void add_one(const Places& job, int64_t begin, int64_t end) { add_places<1>(job, begin, end); }
 
 // Places from `first` on of (N, C, L), signed, as (C, side).
 template <class T>
@@ -119,7 +145,7 @@ struct CompactBilinear final : Kernel {
       if (call.inputs[1].type != call.inputs[0].type)
         refuse("y is of type %d, and x of type %d", int(call.inputs[1].type), int(call.inputs[0].type));
       const T *x = call.inputs[0].as<T>(), *y = call.inputs[1].as<T>();
-      pooled ? over_samples<T>(call, x, y, first, second) : over_places<T>(call, x, y, first, second);
+      pooled && call.inputs[0].shape[2] != 1 ? over_samples<T>(call, x, y, first, second) : over_places<T>(call, x, y, first, second);
     });
   }
 
@@ -151,20 +177,31 @@ struct CompactBilinear final : Kernel {
   template <class T>
   void over_places(const Call& call, const T* x, const T* y, const End& first, const End& second) const {
     const int64_t l = call.inputs[0].shape[2], places = call.inputs[0].shape[0] * l;
-    const int64_t side = places < SIDE / 2 ? 1 : SIDE, pieces = (places + side - 1) / side;
-    const int64_t size = (d + first.size() + second.size()) * side, tasks = fitting(size * 8, std::min(MOST_TASKS, pieces));
+    const int64_t side = places < SIDE / 2 ? 1 : SIDE, pieces = (places + side - 1) / side, run = RUN / side;
+    const int64_t channels = first.size() + second.size(), size = (run + channels) * side;
+    const int64_t tasks = fitting(size * 8, std::min(MOST_TASKS, pieces));
     const std::unique_ptr<double[]> room(new double[size_t(tasks * size)]);
+    const std::unique_ptr<int64_t[]> nexts(new int64_t[size_t(tasks * first.size())]);
+    // The first bins of a channel are those of hashes that go past the last bin.
+    Shape starts;
+    for (int64_t bin : first.bins)
+      starts.push_back(std::lower_bound(second.bins.begin(), second.bins.end(), d - bin) - second.bins.begin());
     spread(call, pieces, [&](int64_t piece, int64_t task) {
       const int64_t begin = piece * side, there = std::min(side, places - begin);
-      double *const z = room.get() + task * size, *const a = z + d * side, *const b = a + first.size() * side;
-      if (there < side) std::fill(a, z + size, 0.0);
+      double *const z = room.get() + task * size, *const a = z + run * side, *const b = a + first.size() * side;
+      int64_t* const next = nexts.get() + task * first.size();
+      std::copy(starts.begin(), starts.end(), next);
+      if (there < side) std::fill(a, b + second.size() * side, 0.0);
       lay_out(x, first, l, begin, there, side, a);
       lay_out(y, second, l, begin, there, side, b);
-      const Places job{a, b, first.bins.data(), second.bins.data(), first.size(), second.size(), d, z};
-      side == 1 ? add_one(job) : add_side(job);
-      for (int64_t k = 0; k < there; ++k) {
-        T* const to = call.output<T>() + (begin + k) / l * d * l + (begin + k) % l;
-        for (int64_t bin = 0; bin < d; ++bin) to[bin * l] = narrow<T>(computed<T>(z[bin * side + k]));
+      const Places job{a, b, first.bins.data(), second.bins.data(), first.size(), second.size(), d, next, z};
+      T* to[SIDE];
+      for (int64_t k = 0; k < there; ++k) to[k] = call.output<T>() + (begin + k) / l * d * l + (begin + k) % l;
+      for (int64_t bin = 0; bin < d; bin += run) {
+        const int64_t end = std::min(d, bin + run);
+        side == 1 ? add_one(job, bin, end) : add_side(job, bin, end);
+        for (int64_t i = bin; i < end; ++i)
+          for (int64_t k = 0; k < there; ++k) to[k][i * l] = narrow<T>(computed<T>(z[(i - bin) * side + k]));
       }
     }, tasks);
   }
