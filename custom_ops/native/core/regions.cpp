@@ -24,7 +24,7 @@ Run* Regions::along(int64_t set, size_t axis) {
   return runs_.data() + place;
 }
 
-void Regions::close() {
+void Regions::close(bool may_be_empty) {
   if (length[2] > std::numeric_limits<int32_t>::max())
     refuse("%lld cells are too many for the last axis", static_cast<long long>(length[2]));
   steps_.resize(count({int64_t(sets_.size()), 2, output[2]}));
@@ -34,7 +34,10 @@ void Regions::close() {
       set.runs[axis] = along(int64_t(s), axis);
       for (int64_t i = 0; i < output[axis]; ++i) {
         const Run& run = set.runs[axis][i];
-        if (run.first < run.end && (run.first < 0 || run.end > length[axis]))
+        if (run.first >= run.end && may_be_empty) continue;
+        if (run.first >= run.end)
+          refuse("region %lld of spatial axis %zu is empty", static_cast<long long>(i), axis + rank_ - 3);
+        if (run.first < 0 || run.end > length[axis])
           refuse("region %lld of spatial axis %zu would hold cells %lld to %lld, and there are %lld",
                  static_cast<long long>(i), axis + rank_ - 3, static_cast<long long>(run.first),
                  static_cast<long long>(run.end - 1), static_cast<long long>(length[axis]));

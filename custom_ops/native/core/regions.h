@@ -27,8 +27,8 @@ class Regions {
 
   // The runs of a set along a spatial axis of the input, 0 for the first of those it has.
   Run* runs(int64_t set, size_t axis) { return along(set, axis + 3 - rank_); }
-  // Refuses runs that leave the map; to be called when all are filled in.
-  void close();
+  // To be called when all runs are filled in: refuses those that leave the map, and those without cells.
+  void close(bool may_be_empty = false);
 
   // What the loops read.
   struct Set {
@@ -58,7 +58,7 @@ class Regions {
 
 // The largest cell of every region; NaN where a region holds one, 0 where it is empty. Or 0 where that is the larger.
 void largest_of_regions(Call& call, const Regions& regions, bool from_zero = false);
-// And its position in the plane, as a second output: the first of equal cells, the last NaN. No region may be empty.
+// And its position in the plane, as a second output: the first of equal cells, the last NaN. No region is empty.
 void first_largest_of_regions(Call& call, const Regions& regions);
 // The sum of every region in float64, divided by the number of its cells, or by a product of one number for each spatial
 // axis of the input. 0 where a region is empty.
