@@ -57,14 +57,14 @@ class Rule:
         cls,
         kernel_shape: Sequence[int],
         output_size: Sequence[int],
-        output_ratio: Sequence[str],
+        output_ratio: str,
         regions: str,
         overlapping: int,
         precision: str,
         per_plane: int,
     ) -> Rule:
         """A rule from the attributes of an operator call."""
-        sizes = (tuple(kernel_shape), tuple(output_size), tuple(output_ratio))
+        sizes = (tuple(kernel_shape), tuple(output_size), tuple(output_ratio.split(",")))
         return cls(*sizes, regions, bool(overlapping), precision, bool(per_plane))
 
     @property

@@ -25,7 +25,7 @@ def torch_form(
     *,
     kernel_shape: Sequence[int],
     output_size: Sequence[int],
-    output_ratio: Sequence[str],
+    output_ratio: str,
     regions: str,
     overlapping: int,
     precision: str,
@@ -39,7 +39,7 @@ def torch_form(
             axes) or a 1 in their place; with random regions (1, steps, axes).
         kernel_shape: cells per window and axis; 0 for Graham's regions.
         output_size: outputs per axis; 0 where the ratio decides.
-        output_ratio: outputs per cell and axis, as text with the digits of a double.
+        output_ratio: outputs per cell and axis, as text with the digits of a double, commas between.
         regions: "torch", "pseudorandom" or "random".
         overlapping: 1 lets Graham's regions share their border cell with the next.
         precision: "float32" or "float64", in which torch's starts are computed.
@@ -61,7 +61,7 @@ def onnx_form(
     *,
     kernel_shape: Sequence[int],
     output_size: Sequence[int],
-    output_ratio: Sequence[str],
+    output_ratio: str,
     regions: str,
     overlapping: int,
     precision: str,
@@ -77,7 +77,7 @@ def output_shape(
     *,
     kernel_shape: Sequence[int],
     output_size: Sequence[int],
-    output_ratio: Sequence[str],
+    output_ratio: str,
     regions: str,
     overlapping: int,
     precision: str,

@@ -149,7 +149,7 @@ class _FractionalMaxPool(Layer):
             samples,
             kernel_shape=list(self.kernel_shape),
             output_size=list(self.lengths),
-            output_ratio=list(self.ratios),
+            output_ratio=",".join(self.ratios),
             regions=self.regions,
             overlapping=int(self.overlapping),
             precision=self.precision,

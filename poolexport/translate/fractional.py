@@ -35,7 +35,7 @@ def draw(seed: int, channels: int, rank: int) -> np.ndarray:
     return np.random.default_rng(seed).random((1, channels, rank), np.float32)
 
 
-def _options(rank: int, kernel: Any, size: list[int], ratio: list[str], precision: str) -> dict[str, Any]:
+def _options(rank: int, kernel: Any, size: list[int], ratio: str, precision: str) -> dict[str, Any]:
     kernel = list(kernel) if isinstance(kernel, (list, tuple)) else [kernel] * rank
     return {
         "kernel_shape": kernel,
@@ -54,7 +54,7 @@ def _pool(
     kernel = fixed(kernel_size, "the kernel of a fractional pooling", rank)
     size = fixed(output_size, "the output size of a fractional pooling", rank)
     precision = "float64" if random_samples.dtype == ir.DataType.DOUBLE else "float32"
-    options = _options(rank, kernel, size, [""] * rank, precision)
+    options = _options(rank, kernel, size, "," * (rank - 1), precision)
     samples = writer.op.cast(random_samples, ir.DataType.DOUBLE)
     samples.type = ir.TensorType(ir.DataType.DOUBLE)
     return writer.batched(self, rank, lambda x: writer.call(fractional_max_pool_with_indices, x, samples, **options))
@@ -87,7 +87,7 @@ def _with_indices(
     sizes, ratios = _per_axis(output_size, rank), _per_axis(output_ratio, rank)
     precision = "float64" if _random_samples.dtype == torch.float64 else "float32"
     given = [0] * rank if output_size is None else [int(n) for n in sizes]
-    shares = [""] * rank if output_size is not None else [repr(float(r)) for r in ratios]
+    shares = ",".join("" if output_size is not None else repr(float(r)) for r in ratios)
     options = _options(rank, kernel_size, given, shares, precision)
     whole = x if x.dim() == rank + 2 else x.unsqueeze(0)
     results = fractional_max_pool_with_indices(whole, _random_samples.double(), **options)

@@ -98,7 +98,7 @@ def _fractional(window: Window, x: Tensor) -> list[Call]:
     rank = window.rank
     shared = torch.tensor([[[0.25, 0.75, 0.5][:rank]]], dtype=torch.float64)
     keys = torch.tensor([0.3, 0.9, 0.1, 0.6] * rank, dtype=torch.float64).reshape(1, 4, rank)
-    rule = {"output_size": [3] * rank, "output_ratio": ["0.0"] * rank, "precision": "float32", "per_plane": 0}
+    rule = {"output_size": [3] * rank, "output_ratio": ",".join(["0.0"] * rank), "precision": "float32", "per_plane": 0}
     torchs = {"kernel_shape": [2] * rank, "regions": "torch", "overlapping": 0}
     grahams = {"kernel_shape": [0] * rank, "regions": "pseudorandom", "overlapping": 1}
     random = {"kernel_shape": [0] * rank, "regions": "random", "overlapping": 0}

@@ -114,8 +114,8 @@ POOL_INLINE void for_blocks(const Geometry& g, T* y, int64_t first, int64_t last
 
 // Splits rows among tasks, each with a piece of scratch of its own: work(first, last, scratch).
 template <class C, class Work>
-void for_rows(const Call& call, int64_t rows, size_t scratch, const Work& work) {
-  const size_t tasks = std::min<size_t>(TASKS, size_t(rows));
+void for_rows(const Call& call, int64_t rows, size_t scratch, const Work& work, size_t most = TASKS) {
+  const size_t tasks = std::min<size_t>(most, size_t(rows));
   std::unique_ptr<C[]> space(new C[tasks * scratch]);
   call.parallel(tasks, [&](size_t task) {
     work(size_t(rows) * task / tasks, size_t(rows) * (task + 1) / tasks, space.get() + task * scratch);
