@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/larger.h"
 #include "core/window.h"
 
 namespace poolexport {
@@ -160,12 +161,6 @@ POOL_INLINE void fold_lines(const Regions& r, const Row<T>& row, C* to, const Fo
       fold_some<true, 4>(lines, to, width, fold);
     filled = 0, wanted = 4, first = false;
   });
-}
-
-// What compares with nothing is NaN, and stays.
-template <class C>
-POOL_INLINE C larger(C best, C x) {
-  return (x > best) | (x != x) ? x : best;
 }
 
 // Every so manieth value.
