@@ -220,9 +220,12 @@ POOL_FOR_EACH_ELEMENT(largest, LargestJob)
 // are equal, or of which one is NaN, the smaller claim wins: the first of equal cells, the last NaN.
 template <class C, class I>
 POOL_INLINE void contest(C& best, I& claim, C rival, I claims) {
+  // By masks: a branch would be mispredicted.
+  using Bits = std::conditional_t<sizeof(C) == 4, uint32_t, uint64_t>;
   const bool wins = (rival > best) | (!(rival < best) & (claims < claim));
-  best = wins ? rival : best;
-  claim = wins ? claims : claim;
+  const Bits mine = bits_as<Bits>(best), its = bits_as<Bits>(rival);
+  best = bits_as<C>(Bits(mine ^ ((mine ^ its) & -Bits(wins))));
+  claim ^= (claim ^ claims) & -I(wins);
 }
 
 template <class I, class T>
