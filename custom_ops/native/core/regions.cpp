@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/larger.h"
 #include "core/window.h"
 
 namespace poolexport {
@@ -162,12 +163,6 @@ POOL_INLINE void fold_lines(const Regions& r, const Row<T>& row, C* to, const Fo
   });
 }
 
-// What compares with nothing is NaN, and stays.
-template <class C>
-POOL_INLINE C larger(C best, C x) {
-  return (x > best) | (x != x) ? x : best;
-}
-
 // Every so manieth value.
 template <class T, class C>
 POOL_INLINE void every(int64_t stride, const C* __restrict from, T* __restrict to, int64_t count) {
@@ -225,9 +220,12 @@ POOL_FOR_EACH_ELEMENT(largest, LargestJob)
 // are equal, or of which one is NaN, the smaller claim wins: the first of equal cells, the last NaN.
 template <class C, class I>
 POOL_INLINE void contest(C& best, I& claim, C rival, I claims) {
+  // By masks: a branch would be mispredicted.
+  using Bits = std::conditional_t<sizeof(C) == 4, uint32_t, uint64_t>;
   const bool wins = (rival > best) | (!(rival < best) & (claims < claim));
-  best = wins ? rival : best;
-  claim = wins ? claims : claim;
+  const Bits mine = bits_as<Bits>(best), its = bits_as<Bits>(rival);
+  best = bits_as<C>(Bits(mine ^ ((mine ^ its) & -Bits(wins))));
+  claim ^= (claim ^ claims) & -I(wins);
 }
 
 template <class I, class T>

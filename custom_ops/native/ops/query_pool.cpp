@@ -1,6 +1,7 @@
 // QueryPool: every cell of a grid looks at four points around its centre, interpolated between cells of the map.
 #include <cmath>
 
+#include "core/larger.h"
 #include "core/number.h"
 #include "core/window.h"
 
@@ -33,12 +34,6 @@ template <class C>
 POOL_INLINE C between(C low, C high, C share) {
   const C mixed = low * (1 - share) + high * share;
   return share == 0 ? low : mixed;
-}
-
-// Largest of two; NaN wins.
-template <class C>
-POOL_INLINE C larger(C a, C b) {
-  return (b > a) | (b != b) ? b : a;
 }
 
 // Points of a line of cells, side by side.
