@@ -43,22 +43,31 @@ inline std::vector<Comparator> sorting_network(int64_t size, std::vector<bool> w
   return {needed.rbegin(), needed.rend()};
 }
 
+//: Rows are sorted in whole pieces of so many cells: loops of a fixed length need no special case for their end.
+constexpr int64_t PIECE = 16;
+
 // Sorts the rows of a block. Windows that hold NaN are left in any order.
 template <class C>
-POOL_INLINE void sort_rows(const std::vector<Comparator>& network, C* cells, int64_t width) {
+POOL_INLINE void sort_rows(const std::vector<Comparator>& network, int64_t rows, C* cells, int64_t width) {
+  const int64_t end = (width + PIECE - 1) / PIECE * PIECE;
+  for (int64_t k = 0; k < rows; ++k)
+    for (int64_t i = width; i < end; ++i) cells[k * BLOCK + i] = 0;
   for (const Comparator& c : network) {
     C* __restrict const high = cells + c.high * BLOCK;
     C* __restrict const low = cells + c.low * BLOCK;
     if (c.larger && c.smaller)
-      for (int64_t i = 0; i < width; ++i) {
-        const C a = high[i], b = low[i];
-        high[i] = a > b ? a : b;
-        low[i] = a < b ? a : b;
-      }
+      for (int64_t start = 0; start < end; start += PIECE)
+        for (int64_t i = start; i < start + PIECE; ++i) {
+          const C a = high[i], b = low[i];
+          high[i] = a > b ? a : b;
+          low[i] = a < b ? a : b;
+        }
     else if (c.larger)
-      for (int64_t i = 0; i < width; ++i) high[i] = high[i] > low[i] ? high[i] : low[i];
+      for (int64_t start = 0; start < end; start += PIECE)
+        for (int64_t i = start; i < start + PIECE; ++i) high[i] = high[i] > low[i] ? high[i] : low[i];
     else
-      for (int64_t i = 0; i < width; ++i) low[i] = high[i] < low[i] ? high[i] : low[i];
+      for (int64_t start = 0; start < end; start += PIECE)
+        for (int64_t i = start; i < start + PIECE; ++i) low[i] = high[i] < low[i] ? high[i] : low[i];
   }
 }
 

@@ -28,13 +28,33 @@ POOL_INLINE void for_taps(const Geometry& g, const Block& b, const Body& body) {
   }
 }
 
+namespace detail {
+
+// How many cells of a window lie on the map along one axis.
+POOL_INLINE int64_t cells_along(const Geometry& g, int axis, int64_t output) {
+  int64_t number = 0;
+  for (int64_t k = 0; k < g.kernel[axis]; ++k) {
+    const int64_t at = output * g.stride[axis] - g.begin[axis] + k * g.dilation[axis];
+    number += at >= 0 && at < g.length[axis];
+  }
+  return number;
+}
+
+}  // namespace detail
+
 // The number of cells of every window of a block that lie on the map.
 template <class C>
 POOL_INLINE void count_cells(const Geometry& g, const Block& b, C* __restrict inside) {
   for (int64_t i = 0; i < b.width; ++i) inside[i] = 0;
-  for_taps(g, b, [&](int64_t, int64_t low, int64_t high) __attribute__((always_inline)) {
-    for (int64_t i = low; i < high; ++i) inside[i] += 1;
-  });
+  for (int64_t k = 0; k < g.kernel[2]; ++k) {
+    const int64_t first = b.column * g.stride[2] - g.begin[2] + k * g.dilation[2];
+    for (int64_t i = 0; i < b.width; ++i) {
+      const int64_t at = first + i * g.stride[2];
+      inside[i] += at >= 0 && at < g.length[2] ? C(1) : C(0);
+    }
+  }
+  const C across = C(detail::cells_along(g, 0, b.depth) * detail::cells_along(g, 1, b.row));
+  for (int64_t i = 0; i < b.width; ++i) inside[i] *= across;
 }
 
 // The largest cell of every window of a block, from rows that `gather` has laid out; NaN where one is NaN.

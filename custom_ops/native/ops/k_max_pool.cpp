@@ -74,8 +74,8 @@ POOL_INLINE bool select(const Job<T>& job, const T* x) {
       const C cell = widen(x[i]);
       if (found < job.k || cell > bar) best[found++] = {cell, i};
     }
-    if (found <= job.k + PIECE && found < 2 * job.k) continue;
-    if (found > job.k) std::nth_element(best, best + job.k - 1, best + found, Better());
+    if (found < 2 * job.k) continue;
+    std::nth_element(best, best + job.k - 1, best + found, Better());
     found = job.k;
     bar = best[job.k - 1].value;
   }

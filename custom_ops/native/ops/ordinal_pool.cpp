@@ -25,7 +25,7 @@ POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
     const T* weights = job.weights + (job.sets == 1 ? 0 : b.plane % job.channels * g.cells);
     C spoilt[BLOCK], sum[BLOCK];
     find_nan(g.cells, cells, b.width, spoilt);
-    sort_rows(job.network, cells, b.width);
+    sort_rows(job.network, g.cells, cells, b.width);
     bool none = true;
     for (int64_t i = 0; i < b.width; ++i) sum[i] = 0;
     for (int64_t k = 0; k < g.cells; ++k) {

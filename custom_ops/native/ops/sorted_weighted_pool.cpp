@@ -11,6 +11,7 @@ struct Job {
   const std::vector<Comparator>& network;
   const double* weights;  // those for windows of one cell on the map, and so on; or one row for all windows
   int64_t step;           // from row to row
+  bool padded;
   const T* x;
   T* y;
   computed<T>* scratch;
@@ -41,8 +42,7 @@ POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
     C spoilt[BLOCK], sum[BLOCK];
     int64_t inside[BLOCK];
     find_nan(g.cells, cells, b.width, spoilt);
-    count_cells(g, b, inside);
-    sort_rows(job.network, cells, b.width);
+    sort_rows(job.network, g.cells, cells, b.width);
     bool none = true;
     for (int64_t i = 0; i < b.width; ++i) sum[i] = 0;
     for (int64_t k = 0; k < g.cells; ++k) {
@@ -52,11 +52,14 @@ POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
       for (int64_t i = 0; i < b.width; ++i) sum[i] += weight * cell[i];
     }
     for (int64_t i = 0; i < b.width; ++i) sum[i] = none ? C(0) : sum[i] + spoilt[i];
-    for (int64_t i = 0; i < b.width; ++i)
-      if (inside[i] == 0)
-        sum[i] = 0;
-      else if (inside[i] != g.cells)
-        sum[i] = weighted(job.weights + (inside[i] - 1) * job.step, inside[i], cells + i, spoilt[i]);
+    if (job.padded) {
+      count_cells(g, b, inside);
+      for (int64_t i = 0; i < b.width; ++i)
+        if (inside[i] == 0)
+          sum[i] = 0;
+        else if (inside[i] != g.cells)
+          sum[i] = weighted(job.weights + (inside[i] - 1) * job.step, inside[i], cells + i, spoilt[i]);
+    }
     for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(sum[i]);
   });
 }
@@ -65,12 +68,14 @@ POOL_FOR_EACH_ELEMENT(rows, Job)
 
 struct SortedWeightedPool final : Kernel {
   Window window;
+  bool padded = false;
   std::vector<double> weights;
   std::vector<Comparator> network;
 
   explicit SortedWeightedPool(const Attributes& attributes) : window(attributes) {
     const size_t size = size_t(window.size());
     require_sortable(window.size());
+    for (size_t i = 0; i < window.rank(); ++i) padded = padded || window.begin[i] != 0 || window.end[i] != 0;
     const auto stored = attributes.get<std::vector<float>>("weights");
     const auto lost = attributes.get<std::vector<float>>("remainders", {});
     if ((stored.size() != size && stored.size() != size * size) || (!lost.empty() && lost.size() != stored.size()))
@@ -96,7 +101,7 @@ struct SortedWeightedPool final : Kernel {
       const Geometry g(window, call.inputs[0].shape);
       const int64_t step = int64_t(weights.size()) == g.cells ? 0 : g.cells;
       for_rows<computed<T>>(call, g.rows(), size_t(g.cells * BLOCK), [&](size_t first, size_t last, auto* scratch) {
-        rows({g, network, weights.data(), step, call.inputs[0].as<T>(), call.output<T>(), scratch}, first, last);
+        rows({g, network, weights.data(), step, padded, call.inputs[0].as<T>(), call.output<T>(), scratch}, first, last);
       });
     });
   }
