@@ -16,4 +16,5 @@ def test_a_float64_node_of_known_shape_opens():
     for dimension, length in zip(model.graph.input[0].type.tensor_type.shape.dim, x.shape):
         dimension.dim_value = length
     answer = session(model.SerializeToString(), threads=1, kernels=True).run(None, {"x0": x.numpy()})
-    assert answer[0].dtype == "float64" and answer[0].shape == (1, 2, 1, 1)
+    assert answer[0].dtype == "float64"
+    assert answer[0].shape == (1, 2, 1, 1)
