@@ -271,7 +271,9 @@ Registered registered(const Operator& op, std::string name, Type element) {
         ort::TensorInfo* raw = nullptr;
         check(api.create_info(&raw));
         const Info info(raw);
-        check(api.set_type(raw, of(self).typed(op.outputs[i])));
+        // The runtime asks one form of an operator for all its element types.
+        const Type type = op.outputs[i] == Type::SAME ? inputs.at(0).type : op.outputs[i];
+        check(api.set_type(raw, static_cast<ort::ElementType>(type)));
         check(api.set_dimensions(raw, shapes[i].data(), shapes[i].size()));
         check(api.set_output(context, i, raw));
       }
