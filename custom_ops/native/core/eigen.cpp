@@ -38,8 +38,8 @@ struct Work {
 };
 
 // a -= x v + y w over a row, and the product of what is left with u.
-POOL_INLINE double update(double* __restrict a, const double* __restrict v, const double* __restrict w, double x, double y,
-                          const double* __restrict u, int64_t count) {
+POOL_INLINE double update(double* __restrict a, const double* __restrict v, const double* __restrict w, double x,
+                          double y, const double* __restrict u, int64_t count) {
   constexpr int64_t width = Lanes<double>::count;
   lanes<double> sums[2] = {}, left, right, value, other;
   int64_t i = 0;
@@ -221,7 +221,9 @@ POOL_INLINE void turn_rows(const Work& work, double* block) {
 }
 
 POOL_TARGETS void reflect_wide(const Work& work, int64_t first, double* block) { reflect<WIDE>(work, first, block); }
-POOL_TARGETS void reflect_narrow(const Work& work, int64_t first, double* block) { reflect<NARROW>(work, first, block); }
+POOL_TARGETS void reflect_narrow(const Work& work, int64_t first, double* block) {
+  reflect<NARROW>(work, first, block);
+}
 POOL_TARGETS void turn_wide(const Work& work, double* block) { turn_rows<WIDE>(work, block); }
 POOL_TARGETS void turn_narrow(const Work& work, double* block) { turn_rows<NARROW>(work, block); }
 

@@ -1,5 +1,5 @@
-// Eigenvalues and eigenvectors of symmetric matrices in float64: Householder's tridiagonal form and the implicit QL method.
-// The error is that of float64 at the scale of the largest eigenvalue.
+// Eigenvalues and eigenvectors of symmetric matrices in float64: Householder's tridiagonal form and the implicit QL
+// method. The error is that of float64 at the scale of the largest eigenvalue.
 #pragma once
 
 #include "core/operator.h"

@@ -153,7 +153,8 @@ void multiply(const Call& call, const Product<T, Out>& p) {
       if (panel < left)
         pack_left({from(p.a, first + matrix), p.m, p.k, to}, panel, panel + 1);
       else
-        pack_right({from(p.b.turned(), first + matrix), p.n, p.k, to + left * ROWS * p.k}, panel - left, panel - left + 1);
+        pack_right({from(p.b.turned(), first + matrix), p.n, p.k, to + left * ROWS * p.k}, panel - left,
+                   panel - left + 1);
     });
     spread(call, some * down * across, [&](int64_t item, int64_t task) {
       const int64_t matrix = item / (down * across), row = item / across % down, column = item % across;

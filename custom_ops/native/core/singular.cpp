@@ -39,7 +39,8 @@ POOL_INLINE double sweep_of(const Rows& job) {
   double longest = 0;
   for (int64_t i = 0; i < n; ++i) longest = std::max(longest, job.products[i * n + i]);
   for (int64_t i = 0; i < n; ++i)
-    if (!(job.products[i * n + i] > NOISE * longest)) std::fill(job.rows + i * job.length, job.rows + (i + 1) * job.length, 0.0);
+    if (!(job.products[i * n + i] > NOISE * longest))
+      std::fill(job.rows + i * job.length, job.rows + (i + 1) * job.length, 0.0);
   double most = 0;
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = i + 1; j < n; ++j) {
@@ -52,7 +53,8 @@ POOL_INLINE double sweep_of(const Rows& job) {
       const double g = dot<double>(p, q, job.length);
       if (!(std::fabs(g) > orthogonal * size)) continue;
       most = std::max(most, std::fabs(g) / size);
-      const double ratio = (*b - *a) / (2 * g), t = std::copysign(1 / (std::fabs(ratio) + std::sqrt(ratio * ratio + 1)), ratio);
+      const double ratio = (*b - *a) / (2 * g);
+      const double t = std::copysign(1 / (std::fabs(ratio) + std::sqrt(ratio * ratio + 1)), ratio);
       const double c = 1 / std::sqrt(t * t + 1), s = c * t;
       rotate(p, q, c, s, job.length);
       if (job.others) rotate(job.along + i * job.others, job.along + j * job.others, c, s, job.others);
@@ -65,9 +67,10 @@ POOL_TARGETS double sweep(const Rows& job) { return sweep_of(job); }
 
 }  // namespace
 
-// The Gram matrix of the smaller side has eigenvectors V that make the rows of V X nearly orthogonal; its small values are
-// rounding at the scale of the largest, squared, and so Jacobi's rotations finish the rows themselves.
-void left_vectors(const Call& call, int64_t batch, int64_t c, int64_t m, const double* x, double* vectors, double* squares) {
+// The Gram matrix of the smaller side has eigenvectors V that make the rows of V X nearly orthogonal; its small values
+// are rounding at the scale of the largest, squared, and so Jacobi's rotations finish the rows themselves.
+void left_vectors(const Call& call, int64_t batch, int64_t c, int64_t m, const double* x, double* vectors,
+                  double* squares) {
   const int64_t n = std::min(c, m);
   if (batch == 0 || n == 0) return;
   const bool wide = m > c;

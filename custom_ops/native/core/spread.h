@@ -10,8 +10,8 @@ namespace poolexport {
 //: More tasks than threads, so that all threads end together; the same number on every machine.
 constexpr int64_t MOST_TASKS = 64;
 
-// Calls work(item, task) for every item below `items`, on all threads; each task has a run of items, and a number of its
-// own below `most`.
+// Calls work(item, task) for every item below `items`, on all threads; each task has a run of items, and a number of
+// its own below `most`.
 template <class Work>
 void spread(const Call& call, int64_t items, const Work& work, int64_t most = MOST_TASKS) {
   const int64_t tasks = std::min(most, items);

@@ -95,12 +95,14 @@ void for_samples(const Call& call, const Work& work) {
 
 // Writes the sum of the vectors' outer products with themselves, each times its weight (n), times the sample's factor.
 template <class T>
-void write_outers(const Call& call, const Samples& s, const double* weights, const double* factors, Layout layout, T* y) {
+void write_outers(const Call& call, const Samples& s, const double* weights, const double* factors, Layout layout,
+                  T* y) {
   const std::unique_ptr<double[]> weighted(new double[size_t(s.number * s.n * s.c)]);
   spread(call, s.number * s.n, [&](int64_t row, int64_t) {
     for (int64_t j = 0; j < s.c; ++j) weighted[size_t(row * s.c + j)] = weights[row] * s.vectors[row * s.c + j];
   });
-  const View<double> left = dense<double>(weighted.get(), s.n, s.c).turned(), right = dense<double>(s.vectors, s.n, s.c);
+  const View<double> left = dense<double>(weighted.get(), s.n, s.c).turned();
+  const View<double> right = dense<double>(s.vectors, s.n, s.c);
   multiply<double>(call, Product<double>{s.number, s.c, s.c, s.n, left, right, s.outers, true});
   const int64_t size = layout == Layout::MATRIX ? s.c * s.c : triangle(s.c);
   spread(call, s.number, [&](int64_t sample, int64_t) {

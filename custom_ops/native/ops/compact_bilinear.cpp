@@ -1,6 +1,7 @@
 // CompactBilinear: the products of all pairs of channels, each added with its signs to the bin that its hashes name.
 //
-// Channels of y come in the order of their hashes, so that those of one channel of x fall into bins one after the other.
+// Channels of y come in the order of their hashes, so that the pairs of one channel of x fall into bins one after the
+// other.
 #include <numeric>
 
 #include "core/convert.h"
@@ -28,7 +29,8 @@ struct End {
     Shape all(hash.as<int64_t>(), hash.as<int64_t>() + bins.size());
     for (int64_t& bin : all) bin = (bin % d + d) % d;
     std::iota(channels.begin(), channels.end(), 0);
-    if (sorted) std::stable_sort(channels.begin(), channels.end(), [&](int64_t a, int64_t b) { return all[a] < all[b]; });
+    if (sorted)
+      std::stable_sort(channels.begin(), channels.end(), [&](int64_t a, int64_t b) { return all[a] < all[b]; });
     const std::vector<double> unsorted = doubles(sign);
     for (size_t i = 0; i < bins.size(); ++i) {
       bins[i] = all[size_t(channels[i])];
@@ -127,7 +129,8 @@ struct CompactBilinear final : Kernel {
     require_sequences(y);
     const auto differ = [](int64_t a, int64_t b) { return a != b && a != UNKNOWN && b != UNKNOWN; };
     if (differ(x[0], y[0]) || differ(x[2], y[2]))
-      refuse("x and y need the same samples and locations, and not the shapes %s and %s", spelled(x).c_str(), spelled(y).c_str());
+      refuse("x and y need the same samples and locations, and not the shapes %s and %s", spelled(x).c_str(),
+             spelled(y).c_str());
     for (size_t i : {2, 3, 4, 5}) {
       const Shape& shape = inputs[i].shape;
       const int64_t channels = i < 4 ? x[1] : y[1];
@@ -145,13 +148,18 @@ struct CompactBilinear final : Kernel {
       if (call.inputs[1].type != call.inputs[0].type)
         refuse("y is of type %d, and x of type %d", int(call.inputs[1].type), int(call.inputs[0].type));
       const T *x = call.inputs[0].as<T>(), *y = call.inputs[1].as<T>();
-      pooled && call.inputs[0].shape[2] != 1 ? over_samples<T>(call, x, y, first, second) : over_places<T>(call, x, y, first, second);
+      if (pooled && call.inputs[0].shape[2] != 1)
+        over_samples<T>(call, x, y, first, second);
+      else
+        over_places<T>(call, x, y, first, second);
     });
   }
 
  private:
   // Pieces of `bytes` that fit at a time, at least one and at most so many as are needed.
-  static int64_t fitting(int64_t bytes, int64_t needed) { return std::clamp<int64_t>(ROOM / std::max<int64_t>(1, bytes), 1, needed); }
+  static int64_t fitting(int64_t bytes, int64_t needed) {
+    return std::clamp<int64_t>(ROOM / std::max<int64_t>(1, bytes), 1, needed);
+  }
 
   template <class T>
   void over_samples(const Call& call, const T* x, const T* y, const End& first, const End& second) const {
@@ -170,8 +178,10 @@ struct CompactBilinear final : Kernel {
     }
   }
   template <class T>
-  static void multiply_pairs(const Call& call, const T* x, const T* y, int64_t batch, int64_t c, int64_t e, int64_t l, double* to) {
-    multiply<double>(call, Product<T, double>{batch, c, e, l, dense(x, c, l), dense(y, e, l).turned(), to, x == y && c == e});
+  static void multiply_pairs(const Call& call, const T* x, const T* y, int64_t batch, int64_t c, int64_t e, int64_t l,
+                             double* to) {
+    const bool same = x == y && c == e;
+    multiply<double>(call, Product<T, double>{batch, c, e, l, dense(x, c, l), dense(y, e, l).turned(), to, same});
   }
 
   template <class T>

@@ -1,5 +1,5 @@
-// MatrixLog: the logarithm of S + a I by the eigenvalues of S / a, in float64 whatever comes in: entries far below a keep
-// their digits.
+// MatrixLog: the logarithm of S + a I by the eigenvalues of S / a, in float64 whatever comes in: entries far below a
+// keep their digits.
 #include <cmath>
 
 #include "core/eigen.h"
@@ -51,8 +51,10 @@ struct MatrixLog final : Kernel {
       const int64_t batch = call.inputs[0].shape[0], d = call.inputs[0].shape[1], size = d * d;
       const T epsilon = *call.inputs[1].as<T>();
       const int64_t chunk = std::clamp<int64_t>(ROOM / (size * 8), 1, batch);
-      const std::unique_ptr<double[]> room(new double[size_t(3 * chunk * size)]), rows(new double[size_t(2 * chunk * d)]);
-      double *const quotients = room.get(), *const vectors = quotients + chunk * size, *const logs = vectors + chunk * size;
+      const std::unique_ptr<double[]> room(new double[size_t(3 * chunk * size)]);
+      const std::unique_ptr<double[]> rows(new double[size_t(2 * chunk * d)]);
+      double *const quotients = room.get(), *const vectors = quotients + chunk * size;
+      double* const logs = vectors + chunk * size;
       double *const values = rows.get(), *const scales = values + chunk * d;
       for (int64_t first = 0; first < batch; first += chunk) {
         const int64_t some = std::min(chunk, batch - first);
@@ -60,12 +62,14 @@ struct MatrixLog final : Kernel {
           scales[i] = quotient(call.inputs[0].as<T>() + (first + i) * size, d, epsilon, quotients + i * size);
         });
         eigen(call, some, d, quotients, values, vectors);
-        // What eigen leaves of the quotients is of no use: weighted vectors take their place. Values below 0 are rounding.
+        // What eigen leaves of the quotients is of no use: weighted vectors take their place. Values below 0 are
+        // rounding.
         spread(call, some * d, [&](int64_t row, int64_t) {
           const double weight = std::log1p(std::max(values[row], 0.0));
           for (int64_t j = 0; j < d; ++j) quotients[row * d + j] = weight * vectors[row * d + j];
         });
-        multiply<double>(call, Product<double>{some, d, d, d, dense(quotients, d, d).turned(), dense(vectors, d, d), logs, true});
+        const View<double> left = dense<double>(quotients, d, d).turned(), right = dense<double>(vectors, d, d);
+        multiply<double>(call, Product<double>{some, d, d, d, left, right, logs, true});
         spread(call, some * d, [&](int64_t row, int64_t) {
           const double scale = scales[row / d], shift = std::isnan(scale) ? scale : 0.0;
           T* const to = call.output<T>() + (first * d + row) * d;
