@@ -7,9 +7,12 @@
 
 namespace poolexport {
 
+//: Outputs in a block that is folded.
+constexpr int64_t WIDE = 256;
+
 // Values of scratch that fold needs.
 inline size_t fold_scratch(const Geometry& g) {
-  const int64_t reached = (BLOCK - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1;
+  const int64_t reached = (WIDE - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1;
   return size_t(std::min(g.length[2], reached));
 }
 
@@ -25,13 +28,28 @@ POOL_INLINE void join_strided(const C* __restrict line, int64_t stride, C* __res
     for (int64_t i = 0; i < count; ++i) to[i] = join(to[i], line[stride * i]);
 }
 
-// The columns of line: 2 or 3 taps of stride 2, all on the map.
+// Two or three neighbouring columns, all on the map.
 template <class C, class Join>
-POOL_INLINE void join_halves(const C* __restrict line, bool three, C* __restrict to, int64_t count, const Join& join) {
+POOL_INLINE void join_columns(const C* __restrict line, int64_t stride, bool three, C* __restrict to, int64_t count,
+                              const Join& join) {
   if (three)
-    for (int64_t i = 0; i < count; ++i) to[i] = join(join(line[2 * i], line[2 * i + 1]), line[2 * i + 2]);
+    for (int64_t i = 0; i < count; ++i) to[i] = join(join(line[stride * i], line[stride * i + 1]), line[stride * i + 2]);
   else
-    for (int64_t i = 0; i < count; ++i) to[i] = join(line[2 * i], line[2 * i + 1]);
+    for (int64_t i = 0; i < count; ++i) to[i] = join(line[stride * i], line[stride * i + 1]);
+}
+
+// One output after the other; line begins with the map's column `from`.
+template <class C, class Join>
+POOL_INLINE void join_border(const Geometry& g, const Block& b, int64_t first, int64_t last, C empty, const C* line,
+                             int64_t from, C* to, const Join& join) {
+  for (int64_t i = first; i < last; ++i) {
+    C joined = empty;
+    for (int64_t kw = 0; kw < g.kernel[2]; ++kw) {
+      const int64_t w = (b.column + i) * g.stride[2] - g.begin[2] + kw * g.dilation[2];
+      if (w >= 0 && w < g.length[2]) joined = join(joined, line[w - from]);
+    }
+    to[i] = joined;
+  }
 }
 
 }  // namespace detail
@@ -68,16 +86,26 @@ POOL_INLINE void fold(const Geometry& g, const Block& b, C empty, C* __restrict 
       fresh = false;
     });
   }
-  const bool whole = begin >= 0 && end <= g.length[2] && g.dilation[2] == 1;
-  if (!fresh && whole && g.stride[2] == 2 && (taps == 2 || taps == 3))
-    return detail::join_halves(line, taps == 3, to, b.width, join);
+  const Reach left = reach(g, b, 0), right = reach(g, b, taps - 1);
+  if (!fresh && (taps == 2 || taps == 3) && g.dilation[2] == 1 && g.stride[2] <= 2 && left.low < right.high) {
+    // From left.low up to right.high all taps are on the map; few outputs lie on either side.
+    const C* const inner = line + (left.column + left.low * g.stride[2] - from);
+    const int64_t inside = right.high - left.low;
+    if (g.stride[2] == 1)
+      detail::join_columns(inner, 1, taps == 3, to + left.low, inside, join);
+    else
+      detail::join_columns(inner, 2, taps == 3, to + left.low, inside, join);
+    detail::join_border(g, b, 0, left.low, empty, line, from, to, join);
+    detail::join_border(g, b, right.high, b.width, empty, line, from, to, join);
+    return;
+  }
   for (int64_t i = 0; i < b.width; ++i) to[i] = empty;
   if (fresh) return;
   for (int64_t kw = 0; kw < taps; ++kw) {
     const Reach r = reach(g, b, kw);
     if (r.low < r.high)
-      detail::join_strided(line + r.column + r.low * g.stride[2] - from, g.stride[2], to + r.low,
-                           r.high - r.low, join);
+      detail::join_strided(line + (r.column + r.low * g.stride[2] - from), g.stride[2], to + r.low, r.high - r.low,
+                           join);
   }
 }
 

@@ -14,13 +14,18 @@ struct Job {
 template <class T>
 POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
   using C = computed<T>;
-  for_blocks(job.g, job.y, int64_t(first), int64_t(last), [&](const Block& b, T* y) __attribute__((always_inline)) {
+  const auto body = [&](const Block& b, T* y) __attribute__((always_inline)) {
     const T* plane = job.x + b.plane * job.g.plane_size();
     const auto cell = [&](int64_t at) __attribute__((always_inline)) { return widen(plane[at]); };
-    C largest[BLOCK];
-    fold(job.g, b, C(-__builtin_inf()), job.scratch, largest, cell, Larger{});
-    for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(largest[i]);
-  });
+    if constexpr (std::is_same_v<T, C>) {
+      fold(job.g, b, C(-__builtin_inf()), job.scratch, y, cell, Larger{});
+    } else {
+      C largest[WIDE];
+      fold(job.g, b, C(-__builtin_inf()), job.scratch, largest, cell, Larger{});
+      for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(largest[i]);
+    }
+  };
+  for_blocks<WIDE>(job.g, job.y, int64_t(first), int64_t(last), body);
 }
 
 POOL_FOR_EACH_ELEMENT(rows, Job)
