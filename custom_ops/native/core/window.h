@@ -103,17 +103,40 @@ POOL_INLINE Reach reach(const Geometry& g, const Block& b, int64_t kw) {
   return {w, low, high};
 }
 
+namespace detail {
+
+// Cell kw of every window of a block, from the line that begins at `line`, or pad where it is not on the map.
+template <class T, class C>
+POOL_INLINE void gather_tap(const Geometry& g, const Block& b, bool there, const T* line, int64_t kw, C pad,
+                            C* __restrict to) {
+  Reach r = reach(g, b, kw);
+  if (!there) r.low = r.high = b.width;
+  for (int64_t i = 0; i < r.low; ++i) to[i] = pad;
+  if (r.low < r.high)
+    strided(line + (r.column + r.low * g.stride[2]), g.stride[2], to + r.low, r.high - r.low);
+  for (int64_t i = r.high; i < b.width; ++i) to[i] = pad;
+}
+
+}  // namespace detail
+
 // Lays the cells of a block's windows out in rows: to[k * BLOCK + i] is cell k of window i, and pad outside of the map.
 // Widened to the type computed in. `plane` is the plane's first cell.
 template <class T, class C>
 POOL_INLINE void gather(const Geometry& g, const Block& b, const T* plane, C pad, C* __restrict to) {
   for_lines(g, b, [&](bool there, int64_t offset) __attribute__((always_inline)) {
-    for (int64_t kw = 0; kw < g.kernel[2]; ++kw, to += BLOCK) {
-      Reach r = reach(g, b, kw);
-      if (!there) r.low = r.high = b.width;
-      for (int64_t i = 0; i < r.low; ++i) to[i] = pad;
-      detail::strided(plane + offset + r.column + r.low * g.stride[2], g.stride[2], to + r.low, r.high - r.low);
-      for (int64_t i = r.high; i < b.width; ++i) to[i] = pad;
+    for (int64_t kw = 0; kw < g.kernel[2]; ++kw, to += BLOCK)
+      detail::gather_tap(g, b, there, plane + offset, kw, pad, to);
+  });
+}
+
+// One row after the other in `row`: body(k, row) once row[i] is cell k of window i.
+template <class T, class C, class Body>
+POOL_INLINE void for_taps(const Geometry& g, const Block& b, const T* plane, C pad, C* row, const Body& body) {
+  int64_t k = 0;
+  for_lines(g, b, [&](bool there, int64_t offset) __attribute__((always_inline)) {
+    for (int64_t kw = 0; kw < g.kernel[2]; ++kw, ++k) {
+      detail::gather_tap(g, b, there, plane + offset, kw, pad, row);
+      body(k, row);
     }
   });
 }

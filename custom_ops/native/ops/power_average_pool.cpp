@@ -6,6 +6,7 @@
 #include "core/coverage.h"
 #include "core/fold.h"
 #include "core/math.h"
+#include "core/scale.h"
 
 namespace poolexport {
 namespace {
@@ -110,9 +111,7 @@ double careful(const Job<T>& job, const Block& b, int64_t i, double share) {
   dominant *= sign;
   double scale = 1;
   if (dominant > 0 && dominant < __builtin_inf() && std::fabs(p) > 0.5 && p != 1) {
-    int exponent = 0;
-    std::frexp(dominant, &exponent);
-    scale = std::fabs(p) > STEEP ? dominant : std::ldexp(1.0, exponent - 1);
+    scale = std::fabs(p) > STEEP ? dominant : power_of_two(dominant);
   }
   double sum = 0;
   each([&](double x) {
@@ -156,16 +155,17 @@ POOL_INLINE void norms(const Job<T>& job, size_t first, size_t last) {
         if (inside != g.cells) sums[i] *= C(double(g.cells) / double(inside));
       }
     }
+    const bool zeros = !lost && norm.p > 0;
+    const auto sound = [&](C sum) __attribute__((always_inline)) {
+      const C size = absolute(sum);
+      return ((size >= SMALLEST<C>) & (size <= LARGEST<C>)) | ((size == 0) & zeros);
+    };
     int doubtful = 0;
-    for (int64_t i = 0; i < b.width; ++i) {
-      const C size = absolute(sums[i]);
-      doubtful |= !((size >= SMALLEST<C> && size <= LARGEST<C>) || (size == 0 && !lost && norm.p > 0));
-    }
+    for (int64_t i = 0; i < b.width; ++i) doubtful |= !sound(sums[i]);
     for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(root_of<MODE>(norm, sums[i]));
     if (!doubtful) return;
     for (int64_t i = 0; i < b.width; ++i) {
-      const C size = absolute(sums[i]);
-      if ((size >= SMALLEST<C> && size <= LARGEST<C>) || (size == 0 && !lost && norm.p > 0)) continue;
+      if (sound(sums[i])) continue;
       const int64_t inside = job.coverage.along(g, 0, b.depth) * job.coverage.along(g, 1, b.row) *
                              job.coverage.along(g, 2, b.column + i);
       y[i] = narrow<T>(C(careful(job, b, i, double(g.cells) / double(inside))));
