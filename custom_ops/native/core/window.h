@@ -16,6 +16,8 @@ namespace poolexport {
 constexpr int64_t BLOCK = 64;
 //: More tasks than threads, so that all threads end together; the same number on every machine.
 constexpr size_t TASKS = 64;
+//: Bytes of scratch that all tasks share; those of huge windows are fewer.
+constexpr size_t SCRATCH = size_t{1} << 26;
 
 // The window of a node: one entry per spatial axis, in cells.
 struct Window {
@@ -73,41 +75,81 @@ POOL_INLINE void strided(const T* __restrict from, int64_t stride, C* __restrict
 
 }  // namespace detail
 
-// Lays the cells of a block's windows out in rows: to[k * BLOCK + i] is cell k of window i, and pad outside of the map.
-// Widened to the type computed in. `plane` is the plane's first cell.
-template <class T, class C>
-POOL_INLINE void gather(const Geometry& g, const Block& b, const T* plane, C pad, C* __restrict to) {
-  const int64_t stride = g.stride[2], first = b.column * stride - g.begin[2];
+// Calls body(there, offset) for every line of the windows of a block: whether it lies on the map, and where it begins in
+// its plane.
+template <class Body>
+POOL_INLINE void for_lines(const Geometry& g, const Block& b, const Body& body) {
   for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
     const int64_t d = b.depth * g.stride[0] - g.begin[0] + kd * g.dilation[0];
     for (int64_t kh = 0; kh < g.kernel[1]; ++kh) {
       const int64_t h = b.row * g.stride[1] - g.begin[1] + kh * g.dilation[1];
-      const bool outside = d < 0 || d >= g.length[0] || h < 0 || h >= g.length[1];
-      const T* line = plane + (outside ? 0 : (d * g.length[1] + h) * g.length[2]);
-      for (int64_t kw = 0; kw < g.kernel[2]; ++kw, to += BLOCK) {
-        const int64_t w = first + kw * g.dilation[2];
-        // Outputs from low on have their cell on the map, up to high.
-        int64_t low = w < 0 ? (-w + stride - 1) / stride : 0;
-        int64_t high = w >= g.length[2] ? 0 : (g.length[2] - 1 - w) / stride + 1;
-        low = low > b.width || outside ? b.width : low;
-        high = high > b.width ? b.width : high < low ? low : high;
-        for (int64_t i = 0; i < low; ++i) to[i] = pad;
-        detail::strided(line + w + low * stride, stride, to + low, high - low);
-        for (int64_t i = high; i < b.width; ++i) to[i] = pad;
-      }
+      const bool there = d >= 0 && d < g.length[0] && h >= 0 && h < g.length[1];
+      body(there, there ? (d * g.length[1] + h) * g.length[2] : 0);
     }
   }
 }
 
+// The outputs of a block whose cell kw lies on the map: from low up to high, that of output i at column + i * stride.
+struct Reach {
+  int64_t column, low, high;
+};
+
+POOL_INLINE Reach reach(const Geometry& g, const Block& b, int64_t kw) {
+  const int64_t stride = g.stride[2], w = b.column * stride - g.begin[2] + kw * g.dilation[2];
+  int64_t low = w < 0 ? (-w + stride - 1) / stride : 0;
+  int64_t high = w >= g.length[2] ? 0 : (g.length[2] - 1 - w) / stride + 1;
+  low = low > b.width ? b.width : low;
+  high = high > b.width ? b.width : high < low ? low : high;
+  return {w, low, high};
+}
+
+namespace detail {
+
+// Cell kw of every window of a block, from the line that begins at `line`, or pad where it is not on the map.
+template <class T, class C>
+POOL_INLINE void gather_tap(const Geometry& g, const Block& b, bool there, const T* line, int64_t kw, C pad,
+                            C* __restrict to) {
+  Reach r = reach(g, b, kw);
+  if (!there) r.low = r.high = b.width;
+  for (int64_t i = 0; i < r.low; ++i) to[i] = pad;
+  if (r.low < r.high)
+    strided(line + (r.column + r.low * g.stride[2]), g.stride[2], to + r.low, r.high - r.low);
+  for (int64_t i = r.high; i < b.width; ++i) to[i] = pad;
+}
+
+}  // namespace detail
+
+// Lays the cells of a block's windows out in rows: to[k * BLOCK + i] is cell k of window i, and pad outside of the map.
+// Widened to the type computed in. `plane` is the plane's first cell.
+template <class T, class C>
+POOL_INLINE void gather(const Geometry& g, const Block& b, const T* plane, C pad, C* __restrict to) {
+  for_lines(g, b, [&](bool there, int64_t offset) __attribute__((always_inline)) {
+    for (int64_t kw = 0; kw < g.kernel[2]; ++kw, to += BLOCK)
+      detail::gather_tap(g, b, there, plane + offset, kw, pad, to);
+  });
+}
+
+// One row after the other in `row`: body(k, row) once row[i] is cell k of window i.
+template <class T, class C, class Body>
+POOL_INLINE void for_taps(const Geometry& g, const Block& b, const T* plane, C pad, C* row, const Body& body) {
+  int64_t k = 0;
+  for_lines(g, b, [&](bool there, int64_t offset) __attribute__((always_inline)) {
+    for (int64_t kw = 0; kw < g.kernel[2]; ++kw, ++k) {
+      detail::gather_tap(g, b, there, plane + offset, kw, pad, row);
+      body(k, row);
+    }
+  });
+}
+
 // Calls body(block, to) for every block of the rows from first up to last; `to` is where its outputs begin.
-template <class T, class Body>
+template <int64_t WIDTH = BLOCK, class T, class Body>
 POOL_INLINE void for_blocks(const Geometry& g, T* y, int64_t first, int64_t last, const Body& body) {
   for (int64_t index = first; index < last; ++index) {
     const int64_t row = index % g.output[1], depth = index / g.output[1] % g.output[0];
     const int64_t plane = index / (g.output[1] * g.output[0]);
-    for (int64_t column = 0; column < g.output[2]; column += BLOCK) {
+    for (int64_t column = 0; column < g.output[2]; column += WIDTH) {
       const int64_t left = g.output[2] - column;
-      body(Block{plane, depth, row, column, left < BLOCK ? left : BLOCK}, y + index * g.output[2] + column);
+      body(Block{plane, depth, row, column, left < WIDTH ? left : WIDTH}, y + index * g.output[2] + column);
     }
   }
 }
@@ -115,7 +157,7 @@ POOL_INLINE void for_blocks(const Geometry& g, T* y, int64_t first, int64_t last
 // Splits rows among tasks, each with a piece of scratch of its own: work(first, last, scratch).
 template <class C, class Work>
 void for_rows(const Call& call, int64_t rows, size_t scratch, const Work& work, size_t most = TASKS) {
-  const size_t tasks = std::min<size_t>(most, size_t(rows));
+  const size_t tasks = std::min({most, size_t(rows), std::max<size_t>(1, SCRATCH / (scratch * sizeof(C) + 1))});
   std::unique_ptr<C[]> space(new C[tasks * scratch]);
   call.parallel(tasks, [&](size_t task) {
     work(size_t(rows) * task / tasks, size_t(rows) * (task + 1) / tasks, space.get() + task * scratch);

@@ -1,0 +1,238 @@
+// PowerAveragePool: the p-norm of every window.
+#include <charconv>
+#include <cmath>
+#include <limits>
+
+#include "core/coverage.h"
+#include "core/fold.h"
+#include "core/math.h"
+#include "core/scale.h"
+
+namespace poolexport {
+namespace {
+
+// How powers are taken.
+enum class Mode { LARGEST, ONE, TWO, THREE, ANY };
+
+struct Norm {
+  double p;
+  bool is_signed, odd, whole;  // whether p is an odd number, or any whole number
+
+  Norm(double order, bool of_signed)
+      : p(order), is_signed(of_signed), odd(std::fabs(std::fmod(order, 2)) == 1), whole(std::trunc(order) == order) {}
+
+  Mode mode() const {
+    return std::isinf(p) ? Mode::LARGEST : p == 1 ? Mode::ONE : p == 2 ? Mode::TWO : p == 3 ? Mode::THREE : Mode::ANY;
+  }
+};
+
+template <class T>
+struct Job {
+  Geometry g;
+  Norm norm;
+  Coverage coverage;
+  bool padded;
+  const T* x;
+  T* y;
+  computed<T>* scratch;
+};
+
+POOL_INLINE float absolute(float x) { return __builtin_fabsf(x); }
+POOL_INLINE double absolute(double x) { return __builtin_fabs(x); }
+
+// x^p for x >= 0. Powers of float are made in double and rounded once.
+POOL_INLINE float power(float x, double p) { return float(exp(p * log(double(x)))); }
+inline double power(double x, double p) { return std::pow(x, p); }
+
+POOL_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
+POOL_INLINE double square_root(double x) { return __builtin_sqrt(x); }
+
+// The cube root of x > 0 by steps of third order towards x^(-1/3), and a last one that makes up for their rounding.
+POOL_INLINE float cube_root(float x) {
+  float r = bits_as<float>(0x54a2fa8cu - bits_as<uint32_t>(x) / 3);
+#pragma GCC unroll 2
+  for (int step = 0; step < 2; ++step) {
+    const float h = 1 - x * r * r * r;
+    r += r * h * (1 / 3.0f + 2 / 9.0f * h);
+  }
+  const float y = x * r * r;
+  return y + (x - y * y * y) * (r * r) * (1 / 3.0f);
+}
+inline double cube_root(double x) { return std::cbrt(x); }
+
+template <Mode MODE, class C>
+POOL_INLINE C cell_power(const Norm& norm, C x) {
+  const C magnitude = absolute(x), base = norm.is_signed ? x : magnitude;
+  if constexpr (MODE == Mode::LARGEST) return norm.p > 0 ? magnitude : -magnitude;
+  if constexpr (MODE == Mode::ONE) return base;
+  if constexpr (MODE == Mode::TWO) return x * x;
+  if constexpr (MODE == Mode::THREE) return x * x * base;
+  const C of_negative = norm.odd ? C(-1) : norm.whole ? C(1) : C(__builtin_nan(""));
+  const C sign = base < 0 ? of_negative : C(1);
+  return power(magnitude, norm.p) * sign;
+}
+
+template <Mode MODE, class C>
+POOL_INLINE C root_of(const Norm& norm, C sum) {
+  if constexpr (MODE == Mode::LARGEST) return norm.p > 0 ? sum : -sum;
+  if constexpr (MODE == Mode::ONE) return sum;
+  if constexpr (MODE == Mode::TWO) return square_root(sum);
+  const C nan = C(__builtin_nan(""));
+  if constexpr (MODE == Mode::THREE) return sum > 0 ? cube_root(sum) : sum < 0 ? nan : sum;
+  // Of a negative sum only the power -1 is real.
+  const C root = power(absolute(sum), 1 / norm.p);
+  return sum < 0 ? (norm.p == -1 ? -root : nan) : root;
+}
+
+// Sums within these bounds have lost nothing that counts, and overflow nowhere.
+template <class C>
+constexpr C SMALLEST = sizeof(C) == 4 ? C(0x1p-80) : C(0x1p-700);
+template <class C>
+constexpr C LARGEST = sizeof(C) == 4 ? C(0x1p120) : C(0x1p1000);
+//: Above this order only a window whose dominant power is exactly 1 stays in range.
+constexpr double STEEP = 64;
+
+// The norm of window i by its definition, whatever the range of its cells.
+template <class T>
+double careful(const Job<T>& job, const Block& b, int64_t i, double share) {
+  const Geometry& g = job.g;
+  const double p = job.norm.p, sign = p > 0 ? 1 : -1;
+  const T* plane = job.x + b.plane * g.plane_size();
+  const auto each = [&](auto&& body) {
+    for_lines(g, b, [&](bool there, int64_t offset) {
+      for (int64_t kw = 0; there && kw < g.kernel[2]; ++kw) {
+        const int64_t w = (b.column + i) * g.stride[2] - g.begin[2] + kw * g.dilation[2];
+        if (w >= 0 && w < g.length[2]) body(double(widen(plane[offset + w])));
+      }
+    });
+  };
+  double dominant = -__builtin_inf();
+  each([&](double x) { dominant = Larger{}(dominant, sign * std::fabs(x)); });
+  dominant *= sign;
+  double scale = 1;
+  if (dominant > 0 && dominant < __builtin_inf() && std::fabs(p) > 0.5 && p != 1) {
+    scale = std::fabs(p) > STEEP ? dominant : power_of_two(dominant);
+  }
+  double sum = 0;
+  each([&](double x) {
+    const double cell = (job.norm.is_signed ? x : std::fabs(x)) / scale;
+    sum += p == 0.5 ? std::sqrt(cell) : p == -0.5 ? 1 / std::sqrt(cell) : std::pow(cell, p);
+  });
+  sum *= share;
+  return scale * std::pow(sum == 0 ? 0.0 : sum, 1 / p);  // the root of -0 is -inf
+}
+
+template <Mode MODE, class T>
+POOL_INLINE void norms(const Job<T>& job, size_t first, size_t last) {
+  using C = computed<T>;
+  using Bits = std::conditional_t<sizeof(C) == 4, uint32_t, uint64_t>;
+  const Geometry& g = job.g;
+  const Norm norm = job.norm;
+  const auto body = [&](const Block& b, T* y) __attribute__((always_inline)) {
+    const T* plane = job.x + b.plane * g.plane_size();
+    C sums[WIDE];
+    if constexpr (MODE == Mode::LARGEST) {
+      const auto value = [&](int64_t at) __attribute__((always_inline)) { return cell_power<MODE>(norm, C(widen(plane[at]))); };
+      fold(g, b, C(-__builtin_inf()), job.scratch, sums, value, Larger{});
+      for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(root_of<MODE>(norm, sums[i]));
+      return;
+    }
+    // A sum of 0 is that of zeros, unless a cell is so small that its power is lost.
+    Bits least = ~Bits{0};
+    const auto value = [&](int64_t at) __attribute__((always_inline)) {
+      const C x = widen(plane[at]);
+      const Bits size = bits_as<Bits>(absolute(x)) - 1;
+      least = size < least ? size : least;
+      return cell_power<MODE>(norm, x);
+    };
+    fold(g, b, C(0), job.scratch, sums, value, Sum{});
+    const C lowest = bits_as<C>(Bits(least + 1));
+    const bool lost = least != ~Bits{0} && !(cell_power<MODE>(norm, lowest) >= SMALLEST<C>);
+    if (job.padded) {
+      const int64_t lines = job.coverage.along(g, 0, b.depth) * job.coverage.along(g, 1, b.row);
+      for (int64_t i = 0; i < b.width; ++i) {
+        const int64_t inside = lines * job.coverage.along(g, 2, b.column + i);
+        if (inside != g.cells) sums[i] *= C(double(g.cells) / double(inside));
+      }
+    }
+    const bool zeros = !lost && norm.p > 0;
+    const auto sound = [&](C sum) __attribute__((always_inline)) {
+      const C size = absolute(sum);
+      return ((size >= SMALLEST<C>) & (size <= LARGEST<C>)) | ((size == 0) & zeros);
+    };
+    int doubtful = 0;
+    for (int64_t i = 0; i < b.width; ++i) doubtful |= !sound(sums[i]);
+    for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(root_of<MODE>(norm, sums[i]));
+    if (!doubtful) return;
+    for (int64_t i = 0; i < b.width; ++i) {
+      if (sound(sums[i])) continue;
+      const int64_t inside = job.coverage.along(g, 0, b.depth) * job.coverage.along(g, 1, b.row) *
+                             job.coverage.along(g, 2, b.column + i);
+      y[i] = narrow<T>(C(careful(job, b, i, double(g.cells) / double(inside))));
+    }
+  };
+  for_blocks<WIDE>(g, job.y, int64_t(first), int64_t(last), body);
+}
+
+#define POOL_MODE(name, MODE)                                            \
+  template <class T>                                                     \
+  POOL_INLINE void name##_of(const Job<T>& job, size_t first, size_t last) { \
+    norms<MODE>(job, first, last);                                       \
+  }                                                                      \
+  POOL_FOR_EACH_ELEMENT(name, Job)
+
+POOL_MODE(largest, Mode::LARGEST)
+POOL_MODE(order_one, Mode::ONE)
+POOL_MODE(order_two, Mode::TWO)
+POOL_MODE(order_three, Mode::THREE)
+POOL_MODE(any_order, Mode::ANY)
+
+// The attribute is a float: the decimal number that was meant is the shortest that rounds to it.
+double meant(float p) {
+  if (!std::isfinite(p)) return p;
+  char text[64];
+  const char* const end = std::to_chars(text, text + sizeof text, p).ptr;
+  double value = p;
+  std::from_chars(text, end, value);
+  return value;
+}
+
+struct PowerAveragePool final : Kernel {
+  Window window;
+  Norm norm;
+
+  explicit PowerAveragePool(const Attributes& attributes)
+      : window(attributes), norm(meant(attributes.get<float>("p")), attributes.get<int64_t>("signed", 0) != 0) {
+    if (norm.p == 0 || std::isnan(norm.p)) refuse("p must be a number other than 0, not %g", norm.p);
+  }
+
+  std::vector<Shape> shapes(const std::vector<Tensor>& inputs) const override {
+    return {window.output_shape(inputs[0].shape)};
+  }
+
+  void compute(Call& call) const override {
+    with_element(call.inputs[0].type, [&](auto element) {
+      using T = decltype(element);
+      const Geometry g(window, call.inputs[0].shape);
+      const Coverage coverage(g, Shape(2 * window.rank()));
+      bool padded = false;
+      for (size_t i = 0; i < window.rank(); ++i) padded = padded || window.begin[i] || window.end[i];
+      for_rows<computed<T>>(call, g.rows(), fold_scratch(g), [&](size_t first, size_t last, computed<T>* scratch) {
+        const Job<T> job{g, norm, coverage, padded, call.inputs[0].as<T>(), call.output<T>(), scratch};
+        switch (norm.mode()) {
+          case Mode::LARGEST: return largest(job, first, last);
+          case Mode::ONE: return order_one(job, first, last);
+          case Mode::TWO: return order_two(job, first, last);
+          case Mode::THREE: return order_three(job, first, last);
+          case Mode::ANY: return any_order(job, first, last);
+        }
+      });
+    });
+  }
+};
+
+}  // namespace
+
+extern const Operator power_average_pool{"PowerAveragePool", {Type::SAME}, {Type::SAME}, create<PowerAveragePool>};
+
+}  // namespace poolexport
