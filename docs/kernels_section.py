@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,13 @@ def found() -> dict[str, Any]:
 def sentence() -> str:
     """The figures in short."""
     means = found()["means"]
-    told = {form: f"{ratio:.1f}" for form, (ratio, _) in means.items()}
-    return (
-        f"Over the rows of the table, native kernels are {told['torch.onnx']} times as fast as what `torch.onnx.export` "
-        f"writes of the\nsame formula in onnxruntime, {told['torch.compile']} times as fast as `torch.compile`, and "
-        f"{told['function']} times as fast as the same file without them\n(geometric means, one thread; "
-        "[every figure](docs/kernels.md#how-fast))."
+    told = (
+        f"Over the rows of that table, native kernels are {means['torch.onnx'][0]:.1f} times as fast as what "
+        f"`torch.onnx.export` writes of the same formula, {means['torch.compile'][0]:.1f} times as fast as "
+        f"`torch.compile`, and {means['function'][0]:.1f} times as fast as the same file without them (geometric means, "
+        "one thread; [every figure](docs/kernels.md#how-fast))."
     )
+    return textwrap.fill(told, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def table() -> str:
