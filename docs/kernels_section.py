@@ -29,8 +29,8 @@ def sentence() -> str:
     told = (
         f"Over the rows of that table, native kernels are {means['torch.onnx'][0]:.1f} times as fast as what "
         f"`torch.onnx.export` writes of the same formula, {means['torch.compile'][0]:.1f} times as fast as "
-        f"`torch.compile`, and {means['function'][0]:.1f} times as fast as the same file without them (geometric means, "
-        "one thread; [every figure](docs/kernels.md#how-fast))."
+        f"`torch.compile`, and {means['function'][0]:.1f} times as fast as the same file without them (geometric "
+        "means, one thread; [every figure](docs/kernels.md#how-fast))."
     )
     return textwrap.fill(told, 120, break_long_words=False, break_on_hyphens=False)
 
