@@ -52,6 +52,23 @@ POOL_INLINE double exp(double x) {
   return detail::scale(detail::exp_series(r), int64_t(bits_as<uint64_t>(shifted) - bits_as<uint64_t>(magic)));
 }
 
+// e^x for x <= 0, NaN or not, where the result may be subnormal: a weight beside one of 1.
+POOL_INLINE float exp_of_negative(float x) {
+  x = x < -105.0f ? -105.0f : x;
+  const float magic = 0x1.8p23f, shifted = x * 1.44269504f + magic, n = shifted - magic;
+  const float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+  // 2^n is too small for one factor, 2^(n + 64) is not.
+  const uint32_t power = (bits_as<uint32_t>(shifted) - bits_as<uint32_t>(magic) + 127u + 64u) << 23;
+  return detail::exp_series(r) * bits_as<float>(power) * 0x1p-64f;
+}
+POOL_INLINE double exp_of_negative(double x) {
+  x = x < -746.0 ? -746.0 : x;
+  const double magic = 0x1.8p52, shifted = x * 1.4426950408889634 + magic, n = shifted - magic;
+  const double r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+  const uint64_t power = (bits_as<uint64_t>(shifted) - bits_as<uint64_t>(magic) + 1023u + 512u) << 52;
+  return detail::exp_series(r) * bits_as<double>(power) * 0x1p-512;
+}
+
 // The natural logarithm; -infinity at 0, NaN below.
 POOL_INLINE double log(double x) {
   const bool tiny = x < 0x1p-1022;

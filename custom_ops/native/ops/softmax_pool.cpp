@@ -1,4 +1,5 @@
 // SoftmaxPool: the mean of every window of x, weighted by the softmax of logits over the window.
+#include "core/larger.h"
 #include "core/math.h"
 #include "core/window.h"
 
@@ -18,6 +19,15 @@ struct Job {
 template <class C>
 constexpr C UNDERFLOW = sizeof(C) == 4 ? C(-104) : C(-746);
 
+//: Outputs that are computed at once at most.
+constexpr int64_t LANES = 16;
+
+template <class C>
+POOL_INLINE void pad_rows(C* rows, int64_t count, int64_t from, int64_t to) {
+  for (int64_t k = 0; k < count; ++k)
+    for (int64_t i = from; i < to; ++i) rows[k * BLOCK + i] = 0;
+}
+
 template <class T>
 POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
   using C = computed<T>;
@@ -28,17 +38,20 @@ POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
   for_blocks(g, job.y, int64_t(first), int64_t(last), [&](const Block& b, T* y) __attribute__((always_inline)) {
     gather(g, b, job.logits + b.plane / job.repeat * g.plane_size(), C(-__builtin_inf()), scores);
     if (!shared) gather(g, b, job.x + b.plane * g.plane_size(), C(0), cells);
+    // Whole vectors: what is left over would be computed one by one.
+    const int64_t width = (b.width + LANES - 1) / LANES * LANES;
+    pad_rows(scores, g.cells, b.width, width);
+    if (!shared) pad_rows(cells, g.cells, b.width, width);
     C largest[BLOCK], above[BLOCK], below[BLOCK];
-    for (int64_t i = 0; i < b.width; ++i) largest[i] = scores[i], above[i] = below[i] = 0;
+    for (int64_t i = 0; i < width; ++i) largest[i] = scores[i], above[i] = below[i] = 0;
     for (int64_t k = 1; k < g.cells; ++k) {
       const C* score = scores + k * BLOCK;
-      // What compares with nothing is NaN, and stays.
-      for (int64_t i = 0; i < b.width; ++i) largest[i] = score[i] > largest[i] || score[i] != score[i] ? score[i] : largest[i];
+      for (int64_t i = 0; i < width; ++i) largest[i] = larger(largest[i], score[i]);
     }
     for (int64_t k = 0; k < g.cells; ++k) {
       const C *score = scores + k * BLOCK, *cell = cells + k * BLOCK;
-      for (int64_t i = 0; i < b.width; ++i) {
-        const C shifted = score[i] - largest[i], weight = exp(shifted);
+      for (int64_t i = 0; i < width; ++i) {
+        const C shifted = score[i] - largest[i], weight = exp_of_negative(shifted);
         above[i] += shifted < UNDERFLOW<C> ? C(0) : weight * cell[i];
         below[i] += weight;
       }
