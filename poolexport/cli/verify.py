@@ -121,7 +121,7 @@ def verify(
       poolexport verify optimised.onnx build
     """
     given = _inputs.parse(inputs)
-    for name, bound in (("--factor", factor), ("--rtol", rtol), ("--atol", atol)):
+    for name, bound in (("--factor", factor), ("--rtol", rtol), ("--atol", atol), ("--worse-by", worse_by)):
         if bound is not None and not 0 <= bound < float("inf"):
             raise InputError(f"{name} {bound} is not a bound; give a finite number of 0 or more")
     subject, standard = _artefacts(path, model)

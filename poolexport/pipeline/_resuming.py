@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -120,6 +121,8 @@ class Kept(Nothing):
         try:
             entry = json.loads(line)
             step, outcome = entry["step"], _outcome(entry)
+            if type(step) is not int or not 0 <= step < len(self._steps):
+                raise ValueError("no step of those that were planned")
             if isinstance(outcome, Check) and (outcome.values, outcome.runtime) != self._steps[step]:
                 raise ValueError("another check than was planned")
             return step, outcome
@@ -172,7 +175,17 @@ def _model_digest(model: nn.Module) -> str:
     modules = [f"{path}:{type(module).__qualname__}:{module.extra_repr()}" for path, module in model.named_modules()]
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     named = [part for name, tensor in tensors.items() for part in (name.encode(), _content(tensor))]
-    return _digest([*(module.encode() for module in modules), *named])
+    # the same weights give other answers where forward is another
+    code = [_code(kind) for kind in dict.fromkeys(map(type, model.modules()))]
+    return _digest([*(module.encode() for module in modules), *code, *named])
+
+
+def _code(kind: type) -> bytes:
+    """What a class is written as; empty where nobody has it, as in an interpreter."""
+    try:
+        return inspect.getsource(kind).encode()
+    except (OSError, TypeError):
+        return b""
 
 
 def _content(tensor: Tensor) -> bytes:

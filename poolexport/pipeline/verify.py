@@ -268,6 +268,8 @@ def require_same_inputs(ports: Sequence[ort.NodeArg | Port], example: Sequence[T
         names = [port.name for port in ports]
         raise InputError(f"the file has {len(ports)} inputs {names}, but {len(example)} examples were given")
     for port, x in zip(ports, example):
+        if not isinstance(x, Tensor):
+            raise InputError(f"the example of input {port.name!r} is {type(x).__name__}; give a torch.Tensor")
         fixed = [(i, n) for i, n in enumerate(port.shape) if isinstance(n, int)]
         if len(port.shape) != x.dim() or any(x.shape[i] != n for i, n in fixed):
             raise InputError(f"input {port.name!r} of the file has shape {port.shape}, the example {list(x.shape)}")

@@ -91,6 +91,7 @@ def test_a_file_that_does_not_describe_itself_is_verified_on_the_shapes_given(ru
         (("BUNDLE", "nets.py:small", "--input", "2x3x16"), "has shape"),
         (("BUNDLE", "nets.py:small", "--input", "image=2x3x16x16"), "no input 'image'; there is input"),
         (("BUNDLE", "nets.py:small", "--factor", "-1"), "--factor -1.0 is not a bound"),
+        (("BUNDLE", "nets.py:small", "--worse-by", "nan"), "--worse-by nan is not a bound"),
         (("BUNDLE", "nets.py:small", "--rtol", "nan"), "--rtol nan is not a bound"),
         (("BUNDLE", "nets.py:stochastic", "--seed", "x"), "'x' is not a valid integer"),
         (("BUNDLE", "nets.py:small", "--seed", "-1"), "-1 is not in the range"),

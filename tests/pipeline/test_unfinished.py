@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import itertools
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -202,12 +204,41 @@ def test_checks_of_something_else_are_refused(model: nn.Module, file: Path, tmp_
     assert go(file, model, kept, budget=0).word == "UNVERIFIED"
 
 
+def test_checks_of_a_forward_that_was_edited_since_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def built(name: str, answer: str) -> nn.Module:
+        path = tmp_path / f"{name}.py"
+        code = f"class Net(nn.Module):\n    def forward(self, x):\n        return {answer}\n"
+        path.write_text(f"from torch import nn\n\n\n{code}")
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module.Net().eval()
+
+    file, kept = tmp_path / "net.onnx", tmp_path / "checks"
+    model, edited = built("resumed_before", "x.tanh()"), built("resumed_after", "x.sigmoid()")
+    poolexport.export(model, X, file, verify=False)
+    go(file, model, kept, variants=())
+    with pytest.raises(InputError, match="holds checks with another model"):
+        go(file, edited, kept, variants=())
+
+
+def test_an_example_that_is_no_tensor_is_told(model: nn.Module, file: Path):
+    with pytest.raises(InputError, match="the example of input 'input' is ndarray; give a"):
+        poolexport.verify(file, model, (X.numpy(),))
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         (lambda line: line.replace('"normal"', '"ties"'), "damaged in line 3"),
         (lambda line: line.replace('"step": 1', '"step": 4711'), "damaged in line 3"),
         (lambda line: line.replace('"error"', '"eror"'), "damaged in line 3"),
+        (lambda line: '{"step": -1, "skipped": {"reason": "x"}}\n', "damaged in line 3"),
+        (lambda line: '{"step": "1", "skipped": {"reason": "x"}}\n', "damaged in line 3"),
+        (lambda line: '{"step": 4711, "untried": {"reason": "x"}}\n', "damaged in line 3"),
         (lambda line: "[]\n", "damaged in line 3"),
         (lambda line: "\x00\n", "damaged in line 3"),
     ],
