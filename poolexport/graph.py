@@ -98,3 +98,30 @@ def _training_dropout(node: ir.Node) -> bool:
         return False
     training = ir.convenience.get_const_tensor(node.inputs[2])
     return training is None or bool(training.numpy())
+
+
+def written_out(model: ir.Model) -> int:
+    """Nodes that a model has once its functions are written out where they are called.
+
+    Functions that call others twice double it at every step, and onnxruntime writes them out before it runs anything.
+
+    Raises:
+        ValueError: a function calls itself.
+    """
+    found: dict[ir.OperatorIdentifier, int] = {}
+
+    def nodes(graph: ir.Graph | ir.Function, callers: tuple[ir.OperatorIdentifier, ...]) -> int:
+        return sum(node_count(node, callers) for node in graph)
+
+    def node_count(node: ir.Node, callers: tuple[ir.OperatorIdentifier, ...]) -> int:
+        inner = sum(nodes(graph, callers) for graph in _subgraphs(node))
+        name = node.op_identifier()
+        if name not in model.functions:
+            return 1 + inner
+        if name in callers:
+            raise ValueError(f"the function {name[0]}::{name[1]} calls itself")
+        if name not in found:
+            found[name] = nodes(model.functions[name], (*callers, name))
+        return found[name] + inner
+
+    return nodes(model.graph, ())

@@ -43,6 +43,8 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "random_outputs": tuple,
     "for_ort": str,
 }
+#: Large networks have thousands.
+MOST_NODES = 1_000_000
 #: What runs a node of ours that has no body.
 NOTHING = "nothing: the file has no body for it"
 #: What runs a standard operator that is none.
@@ -57,7 +59,7 @@ def read(path: str | os.PathLike[str]) -> ir.Model:
     """
     import onnx_ir as ir
 
-    from poolexport.graph import missing_weights
+    from poolexport.graph import missing_weights, written_out
 
     file = model_path(path)
     try:
@@ -67,6 +69,11 @@ def read(path: str | os.PathLike[str]) -> ir.Model:
         missing = missing_weights(model, file)
         if missing:
             raise InputError(f"{file}: {missing}")
+        nodes = written_out(model)
+        if nodes > MOST_NODES:
+            raise InputError(
+                f"{file} has {nodes:,} nodes once its functions are written out; at most {MOST_NODES:,} are read"
+            )
     except InputError:
         raise
     except OSError as error:

@@ -23,7 +23,7 @@ from poolexport.pipeline._forms import read
 from poolexport.pipeline._rounding import SAMPLES
 from poolexport.pipeline._standard import accepted, rounded_anew, shake, unit_of
 from poolexport.pipeline._trials import Port
-from poolexport.runtime import Source, Variant, plain_session
+from poolexport.runtime import Source, Variant, patience, plain_session
 
 #: Bytes of weights in a file that is changed so; one that has more is run as it is, because protobuf holds no more.
 MOST = 3 << 29
@@ -72,9 +72,12 @@ class FileStandard:
 
         Raises:
             InputError: it refuses the inputs.
+            TimeoutError: it is waited for in vain.
         """
         try:
-            results = opened.run(None, {name: x.numpy() for name, x in zip(self.names, inputs)})
+            results = patience.answers(opened, {name: x.numpy() for name, x in zip(self.names, inputs)})
+        except TimeoutError as error:
+            raise TimeoutError(f"the second file {error}") from error
         except Exception as error:
             shapes = ", ".join("x".join(map(str, x.shape)) for x in inputs)
             reason = str(error).strip().splitlines()[0]
@@ -161,7 +164,7 @@ class FileAsked:
         for opened in (self._standard.plain, *[self._standard.by_lot] * SAMPLES):
             try:
                 answers.append(self._standard.answers(opened, self.inputs))
-            except InputError:
+            except (InputError, TimeoutError):
                 # The file refuses what its own rounding led to; the others still tell.
                 continue
         return answers

@@ -97,6 +97,9 @@ class Making:
             asked = self._standard.asked(inputs)
         except InputError as error:
             return Skipped(str(error))
+        except TimeoutError as error:
+            # the next input would be waited for as long
+            raise InputError(str(error)) from error
         if trial in self._again_on:
             self._held[trial] = asked
         return asked

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from poolexport.errors import InputError
 from poolexport.pipeline._forms import Forms
-from poolexport.runtime import LacksError, Running, Way
+from poolexport.runtime import LacksError, Running, Way, patience
 
 
 class Opened:
@@ -41,16 +41,26 @@ class Opened:
 
         Raises:
             LacksError: the runtime says that it lacks something, or the file has not got the form that it takes.
+            InputError: the installed onnxruntime waits for the file in vain.
         """
         if self._running is None:
             self._running = self._opened()
         if isinstance(self._running, str):
             return self._running
         name = "onnxruntime" if self._way is None else self._way.runtime
+        feed = {name: x.numpy() for name, x in zip(self._inputs, inputs)}
         try:
-            return list(self._running.run(None, {name: x.numpy() for name, x in zip(self._inputs, inputs)}))
+            if isinstance(self._running, ort.InferenceSession):
+                return patience.answers(self._running, feed)
+            return list(self._running.run(None, feed))
         except LacksError:
             raise
+        except TimeoutError as error:
+            if self._way is None:
+                raise InputError(f"the file {error}") from error
+            # it is not waited for again
+            self._running = f"{name} {error}"
+            return self._running
         except Exception as error:
             return f"{name} failed: {_first(error)}"
 

@@ -20,11 +20,10 @@ from poolexport.bundle import model_path
 from poolexport.runtime import _inside
 from poolexport.runtime.environments import Environment
 from poolexport.runtime.opening import Source
+from poolexport.runtime.patience import PATIENCE
 from poolexport.runtime.traps import Release
 from poolexport.runtime.ways import Form
 
-#: Seconds that an answer may take; a process that needs longer is taken to hang.
-PATIENCE = 300.0
 #: Processes that may be lost, by a crash or for lack of patience, before a file is not tried any more.
 LIVES = 2
 #: Seconds that a process has to end by itself.

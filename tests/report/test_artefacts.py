@@ -17,7 +17,7 @@ from cli.conftest import Run
 from poolexport.errors import InputError, ParityError
 from poolexport.pipeline._file_standard import FileStandard
 from poolexport.report.worst import CELLS, Worst
-from poolexport.runtime import session
+from poolexport.runtime import patience, session
 from report.conftest import Place, bend
 
 SHAPE = ("--input", "1x2x12x11")
@@ -199,6 +199,24 @@ def test_what_rounding_moves_is_asked_of_the_file_itself(exporters: tuple[Path, 
     assert all(np.array_equal(one[0], other[0]) for one, other in zip(asked.others, again.others))
 
 
+def bomb(doublings: int) -> onnx.ModelProto:
+    """Functions that call the next one twice: a small file that is a large graph."""
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("b", 1)]
+    functions = []
+    for k in range(doublings):
+        called, domain = ("Neg", "") if k == doublings - 1 else (f"f{k + 1}", "b")
+        nodes = [helper.make_node(called, [a], [b], domain=domain) for a, b in ("xy", "yz")]
+        functions.append(helper.make_function("b", f"f{k}", ["x"], ["z"], nodes, imports))
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("f0", ["x"], ["y"], domain="b")],
+        "g",
+        [value("x", TensorProto.FLOAT, [1, 2, 12, 11])],
+        [value("y", TensorProto.FLOAT, [1, 2, 12, 11])],
+    )
+    return helper.make_model(graph, functions=functions, opset_imports=imports, ir_version=10)
+
+
 def hostile(folder: Path, good: Path, kind: str) -> Path:
     """A file that is no model, or one whose weights are where they should not be."""
     target = folder / "m.onnx"
@@ -211,6 +229,8 @@ def hostile(folder: Path, good: Path, kind: str) -> Path:
         target.write_text("<!doctype html><title>404</title>")
     elif kind == "noise":
         target.write_bytes(np.random.default_rng(0).bytes(4096))
+    elif kind == "bomb":
+        target.write_bytes(bomb(31).SerializeToString())
     else:
         model = onnx.load(good)
         onnx.save(model, target, save_as_external_data=True, location="m.data", size_threshold=0)
@@ -239,6 +259,7 @@ HOSTILE = {
     "truncated": "is not an ONNX model",
     "html": "is not an ONNX model",
     "noise": "is not an ONNX model",
+    "bomb": "has 2,147,483,648 nodes once its functions are written out",
     "missing data": "its weights are in m.data, which is missing",
     "short data": "its weights are in m.data, which has",
     "link": "outside of its folder, where they are not read",
@@ -258,6 +279,30 @@ def test_bad_files_are_one_sentence(place: Place, run: Run, tmp_path: Path, kind
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
     assert told in result.stderr
     assert json.loads((tmp_path / "r.json").read_text())["verdict"] == "REFUSED"
+
+
+ENDLESS = """
+<ir_version: 8, opset_import: ["" : 18]>
+g (float[1,2,12,11] x) => (float[1,2,12,11] y) {
+  always = Constant <value = bool {1}> ()
+  y = Loop ("", always, x) <body = b (int64 i, bool again, float[1,2,12,11] a) => (bool on, float[1,2,12,11] n) {
+    on = Identity (again)
+    n = Neg (a)
+  }>
+}
+"""
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_a_loop_without_end_is_ended(place: Place, run: Run, tmp_path: Path, monkeypatch, order: str):
+    monkeypatch.setattr(patience, "PATIENCE", 1)
+    onnx.save(onnx.parser.parse_model(ENDLESS), tmp_path / "endless.onnx")
+    good = tmp_path / "good.onnx"
+    onnx.save(bomb(2), good)
+    words = (tmp_path / "endless.onnx", good) if order == "first" else (good, tmp_path / "endless.onnx")
+    result = run("verify", *words, *SHAPE)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
+    assert "gave no answer within 1 seconds" in result.stderr
 
 
 def test_bad_files_are_refused_in_python_too(place: Place, tmp_path: Path):
