@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from cli.conftest import SMALL, Run
+from poolexport.runtime import VARIANTS
 from poolexport.stress import EXTREMES, NOT_NUMBERS
 
 
@@ -35,7 +36,7 @@ def test_json_has_every_check(run: Run, bundle: Path):
     assert found["grade"] == "WITHIN ROUNDING"
     own = [check for check in found["checks"] if not check["runtime"] and check["values"] not in EXTREMES]
     assert len(own) == json.loads((bundle / "manifest.json").read_text())["checks"]
-    assert len(found["checks"]) == len(own) + len(EXTREMES) + (8 + 2) * 4
+    assert len(found["checks"]) == len(own) + len(EXTREMES) + len(VARIANTS) * 4
     assert {"example", "normal", "cliff"} <= {check["values"] for check in found["checks"]}
     assert all(check["passed"] and check["outputs"][0]["bound"] > 0 for check in found["checks"] if check["counts"])
     assert {check["values"] for check in found["checks"] if not check["counts"]} == NOT_NUMBERS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_files_that_are_answered_need_no_cluster(files: list[Path], tmp_path: Pa
     words = [str(models.mean(tmp_path / "mean.onnx")), *map(str, files[2:4]), "-o", str(tmp_path / "out")]
     assert CliRunner().invoke(command, words).exit_code == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("importlib.util.find_spec", lambda name: object())
+        patch.setattr("importlib.util.find_spec", lambda name: ModuleSpec(name, None))
         done = CliRunner().invoke(command, [*words, "--ray", "--json"])
     assert done.exit_code == 0, done.output
     assert '"found": 2' in done.output
@@ -123,7 +124,7 @@ def test_bad_options_are_refused_before_a_cluster_is_joined(
         value,
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("importlib.util.find_spec", lambda name: object())
+        patch.setattr("importlib.util.find_spec", lambda name: ModuleSpec(name, None))
         done = CliRunner().invoke(command, words)
     assert isinstance(done.exception, InputError)
     assert "at least one" in str(done.exception)

@@ -269,7 +269,7 @@ def test_a_body_that_is_taken_for_another_fails_the_inlining(tmp_path, monkeypat
     model, x = built(CASES["one body for two configurations"])
     bundle = poolexport.export(model, x, tmp_path / "net", dynamic_shapes=AXES)
     forgets = '[setattr(node, "op_type", node.op_type.removesuffix("_2")) for node in model.graph]; InlinePass()(model)'
-    edited("poolexport.pipeline.inline", "_inlined", ("InlinePass()(model)", forgets))(monkeypatch)
+    edited("poolexport.pipeline.inline", "inlined", ("InlinePass()(model)", forgets))(monkeypatch)
     with pytest.raises(ExportError, match=r"inlined, .*; nothing was written"):
         poolexport.api.inline(bundle.path, tmp_path / "plain")
     assert [file.name for file in tmp_path.iterdir()] == ["net"]

@@ -21,8 +21,10 @@ class Broken:
 
 def test_it_is_an_export_error(tmp_path, monkeypatch):
     bundle = poolexport.export(SoftPool2d(2).eval(), torch.randn(1, 1, 4, 4), tmp_path / "net")
-    opened = stage.session
-    monkeypatch.setattr(stage, "session", lambda source: Broken() if isinstance(source, bytes) else opened(source))
+    opened = stage.plain_session
+    monkeypatch.setattr(
+        stage, "plain_session", lambda source: Broken() if isinstance(source, bytes) else opened(source)
+    )
     with pytest.raises(ExportError, match=r"^inlined, the file does not run: no memory; nothing was written$"):
         api.inline(bundle.path, tmp_path / "plain")
     assert [file.name for file in tmp_path.iterdir()] == ["net"]
