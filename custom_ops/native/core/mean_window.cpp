@@ -42,11 +42,11 @@ POOL_INLINE void rows_of(const Job<T, S>& job, size_t first, size_t last) {
     const auto divisor = [&](int64_t i) {
       return job.divisor != 0 ? job.divisor : double(lines * job.coverage.along(g, 2, b.column + i));
     };
-    // Away from the borders all windows of a row have one divisor.
+    // Away from the borders all windows of a row have one divisor; dilated ones at a border may have any.
     const double common = divisor(b.width / 2);
-    int64_t low = 0, high = b.width;
-    while (low < high && divisor(low) != common) ++low;
-    while (low < high && divisor(high - 1) != common) --high;
+    int64_t low = b.width / 2, high = low;
+    while (low > 0 && divisor(low - 1) == common) --low;
+    while (high < b.width && divisor(high) == common) ++high;
     for (int64_t i = 0; i < low; ++i) divide(sums + i, divisor(i), y + i, 1);
     divide(sums + low, common, y + low, high - low);
     for (int64_t i = high; i < b.width; ++i) divide(sums + i, divisor(i), y + i, 1);
