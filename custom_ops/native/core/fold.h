@@ -3,6 +3,7 @@
 // Neighbouring windows share columns, so each cell is read once a line; both steps are vector code.
 #pragma once
 
+#include "core/larger.h"
 #include "core/window.h"
 
 namespace poolexport {
@@ -20,12 +21,8 @@ namespace detail {
 
 template <class C, class Join>
 POOL_INLINE void join_strided(const C* __restrict line, int64_t stride, C* __restrict to, int64_t count, const Join& join) {
-  if (stride == 1)
-    for (int64_t i = 0; i < count; ++i) to[i] = join(to[i], line[i]);
-  else if (stride == 2)
-    for (int64_t i = 0; i < count; ++i) to[i] = join(to[i], line[2 * i]);
-  else
-    for (int64_t i = 0; i < count; ++i) to[i] = join(to[i], line[stride * i]);
+  by_stride(stride, count,
+            [&](int64_t i, int64_t at) __attribute__((always_inline)) { to[i] = join(to[i], line[at]); });
 }
 
 // Two or three neighbouring columns, all on the map.
@@ -109,12 +106,10 @@ POOL_INLINE void fold(const Geometry& g, const Block& b, C empty, C* __restrict 
   }
 }
 
-// The larger of two; NaN where one of them is.
 struct Larger {
   template <class C>
   POOL_INLINE C operator()(C a, C b) const {
-    const C larger = b > a ? b : a;
-    return b != b ? b : larger;
+    return larger(a, b);
   }
 };
 

@@ -98,9 +98,28 @@ POOL_INLINE void join_lanes(const Folding& f, C* lanes, const Join& join) {
 // Calls work(first, last) for all pieces, split among tasks.
 template <class Work>
 void for_pieces(const Call& call, const Folding& f, const Work& work) {
-  constexpr size_t most = 64;
-  const size_t pieces = size_t(f.pieces()), tasks = std::min(most, pieces);
-  call.parallel(tasks, [&](size_t task) { work(pieces * task / tasks, pieces * (task + 1) / tasks); });
+  call.split(size_t(f.pieces()), [&](size_t first, size_t last, size_t) { work(first, last); });
 }
+
+// What kernels over whole axes share: their attributes, their output, and the road to an element type.
+struct OverAxes : Kernel {
+  Axes axes;
+
+  explicit OverAxes(const Attributes& attributes) : axes(attributes) {}
+
+  std::vector<Shape> shapes(const std::vector<Tensor>& inputs) const override {
+    return {axes.output_shape(inputs[0].shape)};
+  }
+
+ protected:
+  // Calls work(element, folding, first, last) for pieces of all outputs.
+  template <class Work>
+  void each(Call& call, const Work& work) const {
+    const Folding f(axes, call.inputs[0].shape);
+    with_element(call.inputs[0].type, [&](auto element) {
+      for_pieces(call, f, [&](size_t first, size_t last) { work(element, f, first, last); });
+    });
+  }
+};
 
 }  // namespace poolexport

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "core/targets.h"
+#include "core/element.h"
 
 namespace poolexport {
 
@@ -56,6 +56,18 @@ POOL_INLINE C dot(const C* __restrict a, const C* __restrict b, int64_t count) {
   C rest = 0;
   for (; i < count; ++i) rest += a[i] * b[i];
   return total<C>((sums[0] + sums[1]) + (sums[2] + sums[3])) + rest;
+}
+
+// Sum of a few cells of any type, in float64.
+template <class T>
+POOL_INLINE double sum_in_double(const T* cells, int64_t count) {
+  double sums[4] = {0, 0, 0, 0};
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4)
+    for (int lane = 0; lane < 4; ++lane) sums[lane] += double(widen(cells[i + lane]));
+  double whole = (sums[0] + sums[2]) + (sums[1] + sums[3]);
+  for (; i < count; ++i) whole += double(widen(cells[i]));
+  return whole;
 }
 
 // Sum of a row.

@@ -23,6 +23,24 @@ POOL_INLINE C exp_series(C r) {
   return sum;
 }
 
+// e^x = series * 2^n, for x that is bounded already, with n as bits of two's complement.
+template <class C, class Bits>
+struct Reduced {
+  C series;
+  Bits n;
+};
+POOL_INLINE Reduced<float, uint32_t> reduced(float x) {
+  // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
+  const float magic = 0x1.8p23f, shifted = x * 1.44269504f + magic, n = shifted - magic;
+  const float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+  return {exp_series(r), bits_as<uint32_t>(shifted) - bits_as<uint32_t>(magic)};
+}
+POOL_INLINE Reduced<double, uint64_t> reduced(double x) {
+  const double magic = 0x1.8p52, shifted = x * 1.4426950408889634 + magic, n = shifted - magic;
+  const double r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+  return {exp_series(r), bits_as<uint64_t>(shifted) - bits_as<uint64_t>(magic)};
+}
+
 // 2^n for every n from twice the smallest exponent up to the largest but one, in two steps: subnormals are rounded once.
 POOL_INLINE float scale(float x, int32_t n) {
   const int32_t half = n >> 1;
@@ -38,35 +56,24 @@ POOL_INLINE double scale(double x, int64_t n) {
 // e^x; 0 and infinity where it leaves the range.
 POOL_INLINE float exp(float x) {
   x = x > 89.0f ? 89.0f : x;
-  x = x < -105.0f ? -105.0f : x;
-  // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
-  const float magic = 0x1.8p23f, shifted = x * 1.44269504f + magic, n = shifted - magic;
-  const float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
-  return detail::scale(detail::exp_series(r), int32_t(bits_as<uint32_t>(shifted) - bits_as<uint32_t>(magic)));
+  const auto e = detail::reduced(x < -105.0f ? -105.0f : x);
+  return detail::scale(e.series, int32_t(e.n));
 }
 POOL_INLINE double exp(double x) {
   x = x > 710.0 ? 710.0 : x;
-  x = x < -746.0 ? -746.0 : x;
-  const double magic = 0x1.8p52, shifted = x * 1.4426950408889634 + magic, n = shifted - magic;
-  const double r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
-  return detail::scale(detail::exp_series(r), int64_t(bits_as<uint64_t>(shifted) - bits_as<uint64_t>(magic)));
+  const auto e = detail::reduced(x < -746.0 ? -746.0 : x);
+  return detail::scale(e.series, int64_t(e.n));
 }
 
 // e^x for x <= 0, NaN or not, where the result may be subnormal: a weight beside one of 1.
 POOL_INLINE float exp_of_negative(float x) {
-  x = x < -105.0f ? -105.0f : x;
-  const float magic = 0x1.8p23f, shifted = x * 1.44269504f + magic, n = shifted - magic;
-  const float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+  const auto e = detail::reduced(x < -105.0f ? -105.0f : x);
   // 2^n is too small for one factor, 2^(n + 64) is not.
-  const uint32_t power = (bits_as<uint32_t>(shifted) - bits_as<uint32_t>(magic) + 127u + 64u) << 23;
-  return detail::exp_series(r) * bits_as<float>(power) * 0x1p-64f;
+  return e.series * bits_as<float>((e.n + 127u + 64u) << 23) * 0x1p-64f;
 }
 POOL_INLINE double exp_of_negative(double x) {
-  x = x < -746.0 ? -746.0 : x;
-  const double magic = 0x1.8p52, shifted = x * 1.4426950408889634 + magic, n = shifted - magic;
-  const double r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
-  const uint64_t power = (bits_as<uint64_t>(shifted) - bits_as<uint64_t>(magic) + 1023u + 512u) << 52;
-  return detail::exp_series(r) * bits_as<double>(power) * 0x1p-512;
+  const auto e = detail::reduced(x < -746.0 ? -746.0 : x);
+  return e.series * bits_as<double>((e.n + 1023u + 512u) << 52) * 0x1p-512;
 }
 
 // The natural logarithm; -infinity at 0, NaN below.

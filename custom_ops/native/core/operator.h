@@ -62,6 +62,9 @@ class Attributes {
   }
 };
 
+//: More tasks than threads, so that all threads end together; the same number on every machine.
+constexpr size_t TASKS = 64;
+
 // One call of a kernel: inputs, outputs that are there to be written, and the session's threads.
 class Call {
  public:
@@ -79,6 +82,12 @@ class Call {
     each(
         tasks, [](void* context, size_t task) { (*static_cast<const Work*>(context))(task); },
         const_cast<Work*>(&work));
+  }
+  // Splits items among at most `most` tasks: work(first, last, task).
+  template <class Work>
+  void split(size_t items, const Work& work, size_t most = TASKS) const {
+    const size_t tasks = items < most ? items : most;
+    parallel(tasks, [&](size_t task) { work(items * task / tasks, items * (task + 1) / tasks, task); });
   }
   template <class T>
   T* output(size_t index = 0) const {

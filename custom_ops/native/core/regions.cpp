@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/lanes.h"
 #include "core/larger.h"
 #include "core/window.h"
 
@@ -166,12 +167,7 @@ POOL_INLINE void fold_lines(const Regions& r, const Row<T>& row, C* to, const Fo
 // Every so manieth value.
 template <class T, class C>
 POOL_INLINE void every(int64_t stride, const C* __restrict from, T* __restrict to, int64_t count) {
-  if (stride == 1)
-    for (int64_t i = 0; i < count; ++i) to[i] = narrow<T>(from[i]);
-  else if (stride == 2)
-    for (int64_t i = 0; i < count; ++i) to[i] = narrow<T>(from[2 * i]);
-  else
-    for (int64_t i = 0; i < count; ++i) to[i] = narrow<T>(from[stride * i]);
+  by_stride(stride, count, [&](int64_t i, int64_t at) __attribute__((always_inline)) { to[i] = narrow<T>(from[at]); });
 }
 
 template <class T>
@@ -290,16 +286,6 @@ POOL_INLINE void places_of(const PlacesJob<T>& job, size_t first, size_t last) {
 
 POOL_FOR_EACH_ELEMENT(places, PlacesJob)
 
-POOL_INLINE double sum(const double* x, int64_t cells) {
-  double lanes[4] = {0, 0, 0, 0};
-  int64_t i = 0;
-  for (; i + 4 <= cells; i += 4)
-    for (int lane = 0; lane < 4; ++lane) lanes[lane] += x[i + lane];
-  double total = (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
-  for (; i < cells; ++i) total += x[i];
-  return total;
-}
-
 template <class T>
 POOL_INLINE void means_of(const MeansJob<T>& job, size_t first, size_t last) {
   const Regions& r = job.regions;
@@ -323,7 +309,7 @@ POOL_INLINE void means_of(const MeansJob<T>& job, size_t first, size_t last) {
       const Run run = set.runs[2][j];
       const int64_t cells = run.end - run.first;
       const double divisor = before * (job.divisors[1] > 0 ? job.divisors[1] : double(cells));
-      y[j] = narrow<T>(computed<T>(cells > 0 ? sum(sums + (run.first - set.begin), cells) / divisor : 0.0));
+      y[j] = narrow<T>(computed<T>(cells > 0 ? sum_in_double(sums + (run.first - set.begin), cells) / divisor : 0.0));
     }
   }
 }

@@ -43,15 +43,10 @@ inline std::vector<Comparator> sorting_network(int64_t size, std::vector<bool> w
   return {needed.rbegin(), needed.rend()};
 }
 
-//: Rows are sorted in whole pieces of so many cells: loops of a fixed length need no special case for their end.
-constexpr int64_t PIECE = 16;
-
 // Sorts the rows of a block. Windows that hold NaN are left in any order.
 template <class C>
 POOL_INLINE void sort_rows(const std::vector<Comparator>& network, int64_t rows, C* cells, int64_t width) {
-  const int64_t end = (width + PIECE - 1) / PIECE * PIECE;
-  for (int64_t k = 0; k < rows; ++k)
-    for (int64_t i = width; i < end; ++i) cells[k * BLOCK + i] = 0;
+  const int64_t end = whole_pieces(cells, rows, width);
   for (const Comparator& c : network) {
     C* __restrict const high = cells + c.high * BLOCK;
     C* __restrict const low = cells + c.low * BLOCK;
@@ -80,6 +75,21 @@ POOL_INLINE void find_nan(int64_t rows, const C* __restrict cells, int64_t width
       const C cell = cells[k * BLOCK + i];
       spoilt[i] = cell != cell ? cell : spoilt[i];
     }
+}
+
+// The sums of sorted rows, each times weight(k); cells without weight add nothing, whatever they hold, and `spoilt` is NaN
+// where a window holds one.
+template <class C, class Weight>
+POOL_INLINE void weigh_rows(const Weight& weight, int64_t rows, const C* cells, const C* spoilt, C* sum, int64_t width) {
+  bool none = true;
+  for (int64_t i = 0; i < width; ++i) sum[i] = 0;
+  for (int64_t k = 0; k < rows; ++k) {
+    const C each = weight(k), *cell = cells + k * BLOCK;
+    if (each == 0) continue;
+    none = false;
+    for (int64_t i = 0; i < width; ++i) sum[i] += each * cell[i];
+  }
+  for (int64_t i = 0; i < width; ++i) sum[i] = none ? C(0) : sum[i] + spoilt[i];
 }
 
 }  // namespace poolexport

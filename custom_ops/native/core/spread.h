@@ -7,18 +7,16 @@
 
 namespace poolexport {
 
-//: More tasks than threads, so that all threads end together; the same number on every machine.
-constexpr int64_t MOST_TASKS = 64;
+constexpr int64_t MOST_TASKS = int64_t(TASKS);
 
 // Calls work(item, task) for every item below `items`, on all threads; each task has a run of items, and a number of
 // its own below `most`.
 template <class Work>
 void spread(const Call& call, int64_t items, const Work& work, int64_t most = MOST_TASKS) {
-  const int64_t tasks = std::min(most, items);
-  call.parallel(size_t(tasks), [&](size_t task) {
-    for (int64_t item = items * int64_t(task) / tasks; item < items * int64_t(task + 1) / tasks; ++item)
-      work(item, int64_t(task));
-  });
+  const auto run = [&](size_t first, size_t last, size_t task) {
+    for (size_t item = first; item < last; ++item) work(int64_t(item), int64_t(task));
+  };
+  call.split(size_t(items), run, size_t(most));
 }
 
 }  // namespace poolexport

@@ -14,8 +14,6 @@ namespace poolexport {
 
 //: Outputs in a block; rows start this far apart.
 constexpr int64_t BLOCK = 64;
-//: More tasks than threads, so that all threads end together; the same number on every machine.
-constexpr size_t TASKS = 64;
 //: Bytes of scratch that all tasks share; those of huge windows are fewer.
 constexpr size_t SCRATCH = size_t{1} << 26;
 
@@ -34,6 +32,11 @@ struct Window {
   // (N, C, *output); refuses a map of another rank, and one that is too small for a single window.
   Shape output_shape(const Shape& x) const;
 };
+
+// Channels of x that share a plane of another map: all of them, or one.
+inline int64_t channels_sharing(const Shape& x, const Shape& other) {
+  return x[1] / std::max<int64_t>(1, other[1]);
+}
 
 // Refuses a second map that is not of the shape of x, or of one channel that all channels of x share.
 void require_like(const Shape& x, const Shape& other, const char* name);
@@ -56,21 +59,34 @@ struct Block {
   int64_t plane, depth, row, column, width;
 };
 
-// The tap of a window: one of its cells, by axis.
-struct Tap {
-  int64_t depth, row, column;
-};
+// Calls body(i, stride * i) for every i below count; strides of 1 and 2, which are vector code, have loops of their own.
+template <class Body>
+POOL_INLINE void by_stride(int64_t stride, int64_t count, const Body& body) {
+  if (stride == 1)
+    for (int64_t i = 0; i < count; ++i) body(i, i);
+  else if (stride == 2)
+    for (int64_t i = 0; i < count; ++i) body(i, 2 * i);
+  else
+    for (int64_t i = 0; i < count; ++i) body(i, stride * i);
+}
+
+//: Blocks are computed in whole pieces of so many outputs: what is left over would be computed one by one.
+constexpr int64_t PIECE = 16;
+
+// Lengthens the rows of a block to whole pieces, with zeros; how long they are then.
+template <class C>
+POOL_INLINE int64_t whole_pieces(C* rows, int64_t count, int64_t width) {
+  const int64_t end = (width + PIECE - 1) / PIECE * PIECE;
+  for (int64_t k = 0; k < count; ++k)
+    for (int64_t i = width; i < end; ++i) rows[k * BLOCK + i] = 0;
+  return end;
+}
 
 namespace detail {
 
 template <class T, class C>
 POOL_INLINE void strided(const T* __restrict from, int64_t stride, C* __restrict to, int64_t count) {
-  if (stride == 1)
-    for (int64_t i = 0; i < count; ++i) to[i] = widen(from[i]);
-  else if (stride == 2)
-    for (int64_t i = 0; i < count; ++i) to[i] = widen(from[2 * i]);
-  else
-    for (int64_t i = 0; i < count; ++i) to[i] = widen(from[stride * i]);
+  by_stride(stride, count, [&](int64_t i, int64_t at) __attribute__((always_inline)) { to[i] = widen(from[at]); });
 }
 
 }  // namespace detail
@@ -157,11 +173,11 @@ POOL_INLINE void for_blocks(const Geometry& g, T* y, int64_t first, int64_t last
 // Splits rows among tasks, each with a piece of scratch of its own: work(first, last, scratch).
 template <class C, class Work>
 void for_rows(const Call& call, int64_t rows, size_t scratch, const Work& work, size_t most = TASKS) {
-  const size_t tasks = std::min({most, size_t(rows), std::max<size_t>(1, SCRATCH / (scratch * sizeof(C) + 1))});
-  std::unique_ptr<C[]> space(new C[tasks * scratch]);
-  call.parallel(tasks, [&](size_t task) {
-    work(size_t(rows) * task / tasks, size_t(rows) * (task + 1) / tasks, space.get() + task * scratch);
-  });
+  most = std::min({most, size_t(rows), std::max<size_t>(1, SCRATCH / (scratch * sizeof(C) + 1))});
+  std::unique_ptr<C[]> space(new C[most * scratch]);
+  call.split(
+      size_t(rows), [&](size_t first, size_t last, size_t task) { work(first, last, space.get() + task * scratch); },
+      most);
 }
 
 }  // namespace poolexport

@@ -25,7 +25,7 @@ POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
     gather(g, b, job.x + b.plane * g.plane_size(), 0.0, cells);
     const Power order(widen(job.order[job.orders == 1 ? 0 : b.plane % job.channels])), root(1 / order.exponent);
     double scale[BLOCK], mean[BLOCK], inside[BLOCK];
-    largest_cells(g, b, cells, scale);
+    largest_cells(g, b.width, cells, scale);
     count_cells(g, b, inside);
     for (int64_t i = 0; i < b.width; ++i) {
       scale[i] = scale[i] == 0 || scale[i] == infinity || scale[i] == -infinity ? 1 : scale[i];

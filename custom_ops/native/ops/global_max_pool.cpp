@@ -29,22 +29,13 @@ POOL_INLINE void pieces_of(const Job<T>& job, size_t first, size_t last) {
 
 POOL_FOR_EACH_ELEMENT(pieces, Job)
 
-struct GlobalMaxPool final : Kernel {
-  Axes axes;
-
-  explicit GlobalMaxPool(const Attributes& attributes) : axes(attributes) {}
-
-  std::vector<Shape> shapes(const std::vector<Tensor>& inputs) const override {
-    return {axes.output_shape(inputs[0].shape)};
-  }
+struct GlobalMaxPool final : OverAxes {
+  using OverAxes::OverAxes;
 
   void compute(Call& call) const override {
-    with_element(call.inputs[0].type, [&](auto element) {
+    each(call, [&](auto element, const Folding& f, size_t first, size_t last) {
       using T = decltype(element);
-      const Folding f(axes, call.inputs[0].shape);
-      for_pieces(call, f, [&](size_t first, size_t last) {
-        pieces(Job<T>{f, call.inputs[0].as<T>(), call.output<T>()}, first, last);
-      });
+      pieces(Job<T>{f, call.inputs[0].as<T>(), call.output<T>()}, first, last);
     });
   }
 };

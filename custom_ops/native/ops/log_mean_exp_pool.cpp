@@ -25,7 +25,7 @@ POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
     gather(g, b, job.x + b.plane * g.plane_size(), -infinity, cells);
     const C r = widen(job.sharpness[job.sharpnesses == 1 ? 0 : b.plane % job.channels]);
     C largest[BLOCK], level[BLOCK], less_one[BLOCK], sum[BLOCK], inside[BLOCK];
-    largest_cells(g, b, cells, largest);
+    largest_cells(g, b.width, cells, largest);
     for (int64_t i = 0; i < b.width; ++i) {
       level[i] = largest[i] == infinity || largest[i] == -infinity ? C(0) : largest[i];
       less_one[i] = sum[i] = inside[i] = 0;

@@ -26,15 +26,9 @@ POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
     C spoilt[BLOCK], sum[BLOCK];
     find_nan(g.cells, cells, b.width, spoilt);
     sort_rows(job.network, g.cells, cells, b.width);
-    bool none = true;
-    for (int64_t i = 0; i < b.width; ++i) sum[i] = 0;
-    for (int64_t k = 0; k < g.cells; ++k) {
-      const C weight = widen(weights[k]), *cell = cells + k * BLOCK;
-      if (weight == 0) continue;
-      none = false;
-      for (int64_t i = 0; i < b.width; ++i) sum[i] += weight * cell[i];
-    }
-    for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(none ? C(0) : sum[i] + spoilt[i]);
+    const auto weight = [&](int64_t k) __attribute__((always_inline)) { return C(widen(weights[k])); };
+    weigh_rows(weight, g.cells, cells, spoilt, sum, b.width);
+    for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(sum[i]);
   });
 }
 

@@ -1,4 +1,5 @@
 // PositionSensitiveRoiPool: every bin of a box has channels of its own; their mean over the cells of the bin.
+#include "core/lanes.h"
 #include "core/boxes.h"
 #include "core/window.h"
 
@@ -14,17 +15,6 @@ struct Job {
   int64_t channels, groups, rows, columns, height, width;
 };
 
-template <class T>
-POOL_INLINE double sum_of_line(const T* line, int64_t cells) {
-  double lanes[4] = {0, 0, 0, 0};
-  int64_t i = 0;
-  for (; i + 4 <= cells; i += 4)
-    for (int lane = 0; lane < 4; ++lane) lanes[lane] += double(widen(line[i + lane]));
-  double total = (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
-  for (; i < cells; ++i) total += double(widen(line[i]));
-  return total;
-}
-
 // A group is the bins of a box in one channel of the output.
 template <class T>
 POOL_INLINE void groups_of(const Job<T>& job, size_t first, size_t last) {
@@ -37,7 +27,7 @@ POOL_INLINE void groups_of(const Job<T>& job, size_t first, size_t last) {
       const T* plane = job.x + (job.maps[box] * job.channels + group * bins + bin) * job.height * job.width;
       double total = 0;
       if (cells > 0)
-        for (int64_t h = high.first; h < high.end; ++h) total += sum_of_line(plane + h * job.width + wide.first, cells);
+        for (int64_t h = high.first; h < high.end; ++h) total += sum_in_double(plane + h * job.width + wide.first, cells);
       const bool empty = cells <= 0 || high.end <= high.first;
       const double mean = empty ? 0.0 : total / double((high.end - high.first) * cells);
       job.y[int64_t(index) * bins + bin] = narrow<T>(computed<T>(mean));
@@ -79,8 +69,8 @@ struct PositionSensitiveRoiPool final : Kernel {
       using T = decltype(element);
       const Job<T> job{x.as<T>(), call.output<T>(), maps.data(), runs.data(), x.shape[1], call.shapes[0][1],
                        boxes.bins[0], boxes.bins[1], x.shape[2], x.shape[3]};
-      const size_t all = size_t(rois.shape[0] * job.groups), tasks = std::min(TASKS, all);
-      call.parallel(tasks, [&](size_t task) { groups(job, all * task / tasks, all * (task + 1) / tasks); });
+      call.split(size_t(rois.shape[0] * job.groups),
+                 [&](size_t first, size_t last, size_t) { groups(job, first, last); });
     });
   }
 };

@@ -1,7 +1,6 @@
 // SoftmaxPool: the mean of every window of x, weighted by the softmax of logits over the window.
-#include "core/larger.h"
 #include "core/math.h"
-#include "core/window.h"
+#include "core/taps.h"
 
 namespace poolexport {
 namespace {
@@ -19,15 +18,6 @@ struct Job {
 template <class C>
 constexpr C UNDERFLOW = sizeof(C) == 4 ? C(-104) : C(-746);
 
-//: Outputs that are computed at once at most.
-constexpr int64_t LANES = 16;
-
-template <class C>
-POOL_INLINE void pad_rows(C* rows, int64_t count, int64_t from, int64_t to) {
-  for (int64_t k = 0; k < count; ++k)
-    for (int64_t i = from; i < to; ++i) rows[k * BLOCK + i] = 0;
-}
-
 template <class T>
 POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
   using C = computed<T>;
@@ -38,16 +28,11 @@ POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
   for_blocks(g, job.y, int64_t(first), int64_t(last), [&](const Block& b, T* y) __attribute__((always_inline)) {
     gather(g, b, job.logits + b.plane / job.repeat * g.plane_size(), C(-__builtin_inf()), scores);
     if (!shared) gather(g, b, job.x + b.plane * g.plane_size(), C(0), cells);
-    // Whole vectors: what is left over would be computed one by one.
-    const int64_t width = (b.width + LANES - 1) / LANES * LANES;
-    pad_rows(scores, g.cells, b.width, width);
-    if (!shared) pad_rows(cells, g.cells, b.width, width);
+    const int64_t width = whole_pieces(scores, g.cells, b.width);
+    if (!shared) whole_pieces(cells, g.cells, b.width);
     C largest[BLOCK], above[BLOCK], below[BLOCK];
-    for (int64_t i = 0; i < width; ++i) largest[i] = scores[i], above[i] = below[i] = 0;
-    for (int64_t k = 1; k < g.cells; ++k) {
-      const C* score = scores + k * BLOCK;
-      for (int64_t i = 0; i < width; ++i) largest[i] = larger(largest[i], score[i]);
-    }
+    largest_cells(g, width, scores, largest);
+    for (int64_t i = 0; i < width; ++i) above[i] = below[i] = 0;
     for (int64_t k = 0; k < g.cells; ++k) {
       const C *score = scores + k * BLOCK, *cell = cells + k * BLOCK;
       for (int64_t i = 0; i < width; ++i) {
@@ -76,7 +61,7 @@ struct SoftmaxPool final : Kernel {
     with_element(call.inputs[0].type, [&](auto element) {
       using T = decltype(element);
       const Geometry g(window, call.inputs[0].shape);
-      const int64_t repeat = call.inputs[0].shape[1] / std::max<int64_t>(1, call.inputs[1].shape[1]);
+      const int64_t repeat = channels_sharing(call.inputs[0].shape, call.inputs[1].shape);
       for_rows<computed<T>>(call, g.rows(), size_t(2 * g.cells * BLOCK), [&](size_t first, size_t last, auto* scratch) {
         rows({g, call.inputs[0].as<T>(), call.inputs[1].as<T>(), repeat, call.output<T>(), scratch}, first, last);
       });

@@ -43,15 +43,8 @@ POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
     int64_t inside[BLOCK];
     find_nan(g.cells, cells, b.width, spoilt);
     sort_rows(job.network, g.cells, cells, b.width);
-    bool none = true;
-    for (int64_t i = 0; i < b.width; ++i) sum[i] = 0;
-    for (int64_t k = 0; k < g.cells; ++k) {
-      const C weight = C(whole[k]), *cell = cells + k * BLOCK;
-      if (weight == 0) continue;
-      none = false;
-      for (int64_t i = 0; i < b.width; ++i) sum[i] += weight * cell[i];
-    }
-    for (int64_t i = 0; i < b.width; ++i) sum[i] = none ? C(0) : sum[i] + spoilt[i];
+    const auto weight = [&](int64_t k) __attribute__((always_inline)) { return C(whole[k]); };
+    weigh_rows(weight, g.cells, cells, spoilt, sum, b.width);
     if (job.padded) {
       count_cells(g, b, inside);
       for (int64_t i = 0; i < b.width; ++i)

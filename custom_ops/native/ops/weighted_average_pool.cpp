@@ -93,7 +93,7 @@ struct WeightedAveragePool final : Kernel {
     with_element(call.inputs[0].type, [&](auto element) {
       using T = decltype(element);
       const Geometry g(window, call.inputs[0].shape);
-      const int64_t repeat = call.inputs[0].shape[1] / std::max<int64_t>(1, call.inputs[1].shape[1]);
+      const int64_t repeat = channels_sharing(call.inputs[0].shape, call.inputs[1].shape);
       for_rows<computed<T>>(call, g.rows(), fold_scratch(g), [&](size_t first, size_t last, computed<T>* scratch) {
         rows({g, call.inputs[0].as<T>(), call.inputs[1].as<T>(), repeat, call.output<T>(), scratch}, first, last);
       });
