@@ -35,7 +35,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import poolexport
-from methods import machine
+from methods import machine, repeats_of
 from poolexport import stress
 from poolexport.nn import (
     AdaptiveAvgPool2d,
@@ -244,12 +244,7 @@ def in_openvino(content: bytes, folder: Path, feed: list[np.ndarray]) -> Form:
 
 def milliseconds(forms: dict[str, Form], rounds: int = ROUNDS) -> dict[str, float]:
     """Least time of one call of every form, over rounds in which all of them take turns."""
-    repeats = {}
-    for name, call in forms.items():
-        call()
-        begin = time.perf_counter()
-        call()
-        repeats[name] = max(1, round(LEAST / (time.perf_counter() - begin)))
+    repeats = repeats_of(forms, LEAST)
     best = dict.fromkeys(forms, math.inf)
     for _ in range(rounds):
         for name, call in forms.items():

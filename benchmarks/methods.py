@@ -68,14 +68,20 @@ def forms_of(method: Method, folder: Path) -> dict[str, Callable[[], Any]]:
     }
 
 
-def milliseconds(forms: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median time of one call of every form, over rounds in which all of them take turns."""
+def repeats_of(forms: dict[str, Callable[[], Any]], least: float) -> dict[str, int]:
+    """How often a round calls every form, so that it takes about ``least`` seconds; each has been called before."""
     repeats = {}
     for name, call in forms.items():
         call()
         begin = time.perf_counter()
         call()
-        repeats[name] = max(1, round(LEAST / (time.perf_counter() - begin)))
+        repeats[name] = max(1, round(least / (time.perf_counter() - begin)))
+    return repeats
+
+
+def milliseconds(forms: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Median time of one call of every form, over rounds in which all of them take turns."""
+    repeats = repeats_of(forms, LEAST)
     rounds: dict[str, list[float]] = {name: [] for name in forms}
     for _ in range(ROUNDS):
         for name, call in forms.items():

@@ -26,7 +26,7 @@ DOMAIN = "poolexport"
 def kernel_library() -> Path | None:
     """The library of native kernels; None where it was not built, or is turned off.
 
-    C++ and Node register it under this path, as they register any library of operators.
+    Programs in C++ and C# register it under this path, as any library of operators.
 
     Example:
         >>> import poolexport

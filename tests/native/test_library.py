@@ -101,6 +101,19 @@ def test_the_server_wing_finds_it_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def without_a_body(**attributes: object) -> ort.InferenceSession:
+    """A session on one node that only a kernel can compute."""
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x0", "x1")]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    node = helper.make_node("SoftmaxPool", ["x0", "x1"], ["y"], domain=DOMAIN, **attributes)
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(helper.make_graph([node], "g", inputs, [output]), opset_imports=imports, ir_version=10)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    register_kernels(options)
+    return ort.InferenceSession(model.SerializeToString(), options)
+
+
 @pytest.mark.parametrize(
     ("changes", "shape", "words"),
     [
@@ -116,31 +129,14 @@ def test_the_server_wing_finds_it_without_torch():
     ],
 )
 def test_what_cannot_be_pooled_is_refused_by_name(changes, shape, words):
-    attributes = {**WINDOW, **changes}
-    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x0", "x1")]
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    node = helper.make_node("SoftmaxPool", ["x0", "x1"], ["y"], domain=DOMAIN, **attributes)
-    imports = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
-    model = helper.make_model(helper.make_graph([node], "g", inputs, [output]), opset_imports=imports, ir_version=10)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    register_kernels(options)
     x = np.zeros(shape, np.float32)
     with pytest.raises(Exception, match=f"poolexport::SoftmaxPool: .*{words}"):
-        ort.InferenceSession(model.SerializeToString(), options).run(None, {"x0": x, "x1": x})
+        without_a_body(**{**WINDOW, **changes}).run(None, {"x0": x, "x1": x})
 
 
 def test_a_missing_attribute_is_named():
-    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x0", "x1")]
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    node = helper.make_node("SoftmaxPool", ["x0", "x1"], ["y"], domain=DOMAIN, kernel_shape=[2, 2])
-    imports = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
-    model = helper.make_model(helper.make_graph([node], "g", inputs, [output]), opset_imports=imports, ir_version=10)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    register_kernels(options)
     with pytest.raises(Exception, match="poolexport::SoftmaxPool: the attribute strides is missing"):
-        ort.InferenceSession(model.SerializeToString(), options)
+        without_a_body(kernel_shape=[2, 2])
 
 
 def test_a_runtime_older_than_1_20_is_told_so():
