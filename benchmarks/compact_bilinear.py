@@ -79,7 +79,7 @@ def exported(module: nn.Module, inputs: Sequence[Tensor], path: Path, *, portabl
     names = [f"x{i}" for i in range(len(inputs))]
     if not path.exists():
         poolexport.export(module, tuple(inputs), path, input_names=names, portable=portable)
-    session = poolexport.session(path, threads=threads)
+    session = poolexport.session(path, threads=threads, kernels=False)
     feed = {name: x.numpy() for name, x in zip(names, inputs)}
     return lambda: session.run(None, feed)[0]
 

@@ -55,7 +55,7 @@ def forms_of(method: Method, folder: Path) -> dict[str, Callable[[], Any]]:
     for form, portable in (("function", False), ("inlined", True)):
         path = folder / f"{method.name}-{form}.onnx"
         poolexport.export(layer, tensors, path, input_names=names, portable=portable)
-        sessions[form] = poolexport.session(path, threads=1)
+        sessions[form] = poolexport.session(path, threads=1, kernels=False)
 
     def in_torch() -> Any:
         with torch.no_grad():
