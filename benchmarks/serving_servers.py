@@ -25,7 +25,14 @@ CONCURRENCY = (1, 8, 32)
 ASKED = 3
 #: Variables that say where servers may write.
 HOMES = ("TMPDIR", "BENTOML_HOME", "PYTRITON_HOME", "RAY_TMPDIR")
-VARIABLES = {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "BENTOML_DO_NOT_TRACK": "true", "RAY_USAGE_STATS_ENABLED": "0"}
+VARIABLES = {
+    "OMP_NUM_THREADS": "1",
+    "NO_COLOR": "1",
+    "BENTOML_DO_NOT_TRACK": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # servers are compared, not kernels: all of them run the same bodies
+    "POOLEXPORT_KERNELS": "off",
+}
 Measurement = dict[str, float]
 
 
