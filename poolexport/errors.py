@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from poolexport.pipeline.verify import Verdict
 
 
+def first_line(error: BaseException) -> str:
+    """What somebody else's error says, without the rest of its story; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class PoolExportError(Exception):
     """Base of all errors below."""
 

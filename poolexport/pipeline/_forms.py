@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, NameFixPass, RemoveUnusedOpsetsPass
 
 from poolexport.bundle import MODEL, model_path
-from poolexport.errors import InputError
+from poolexport.errors import InputError, first_line
 from poolexport.pipeline import weights
 from poolexport.pipeline._ports import settle_ports
 from poolexport.runtime import Form, Source
@@ -43,7 +43,7 @@ def inlined(model: ir.Model) -> ir.Model:
         RemoveUnusedOpsetsPass()(model)
         NameFixPass()(model)
     except Exception as error:
-        raise InputError(f"its functions cannot be inlined: {str(error).strip().splitlines()[0]}") from error
+        raise InputError(f"its functions cannot be inlined: {first_line(error)}") from error
     return settle_ports(model, *names)
 
 

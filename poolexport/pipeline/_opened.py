@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from torch import Tensor
 
-from poolexport.errors import InputError
+from poolexport.errors import InputError, first_line
 from poolexport.pipeline._forms import Forms
 from poolexport.runtime import LacksError, Running, Way, patience
 
@@ -62,7 +62,7 @@ class Opened:
             self._running = f"{name} {error}"
             return self._running
         except Exception as error:
-            return f"{name} failed: {_first(error)}"
+            return f"{name} failed: {first_line(error)}"
 
     def _opened(self) -> Running | str:
         assert self._way is not None
@@ -78,8 +78,4 @@ class Opened:
         except InputError as error:
             return str(error)
         except Exception as error:
-            return f"{self._way.runtime} cannot load the file: {_first(error)}"
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+            return f"{self._way.runtime} cannot load the file: {first_line(error)}"

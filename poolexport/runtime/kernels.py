@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from poolexport.errors import MissingKernelsError
+from poolexport.errors import MissingKernelsError, first_line
 from poolexport.runtime.functions import Source, functions
 
 LIBRARY = Path("kernels/libpoolexport_kernels.so")
@@ -88,9 +88,7 @@ def register_kernels(options: ort.SessionOptions, model: Source | None = None) -
     try:
         options.register_custom_ops_library(os.fspath(path))
     except Exception as error:
-        raise MissingKernelsError(
-            f"onnxruntime {ort.__version__} cannot load {path}: {str(error).strip().splitlines()[0]}"
-        ) from error
+        raise MissingKernelsError(f"onnxruntime {ort.__version__} cannot load {path}: {first_line(error)}") from error
     return names
 
 

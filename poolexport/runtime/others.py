@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from poolexport.bundle import model_path
+from poolexport.errors import first_line
 from poolexport.runtime.opening import Source
 from poolexport.runtime.ways import Form, LacksError
 
@@ -63,7 +64,7 @@ class Evaluator:
             model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(model_path(source))
             self._evaluator = ReferenceEvaluator(model)
         except Exception as error:
-            raise LacksError(_first(error)) from error
+            raise LacksError(first_line(error)) from error
 
     def run(self, output_names: None, input_feed: Mapping[str, np.ndarray], /) -> list[Any]:
         """Every output, in order.
@@ -76,7 +77,7 @@ class Evaluator:
             with np.errstate(all="ignore"):
                 return list(self._evaluator.run(None, dict(input_feed)))
         except Exception as error:
-            raise LacksError(_first(error)) from error
+            raise LacksError(first_line(error)) from error
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,4 @@ def _telling(error: Exception) -> str:
     """
     lines = [line.strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and not line.startswith(OPENVINOS)]
-    return " ".join(dict.fromkeys((*kept[:1], *kept[-1:]))) or _first(error)
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return " ".join(dict.fromkeys((*kept[:1], *kept[-1:]))) or first_line(error)
