@@ -30,7 +30,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import torch
-from naive import regions, second_order, windows
+from naive import regions, safe, second_order, windows
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -65,6 +65,9 @@ RESULTS = Path(__file__).parent / "results" / "kernels.json"
 #: Sizes of a square map of 64 channels, and kernels over a map of 112 by 112, for the two plots of cost.
 SIZES = (8, 16, 32, 64, 128, 256, 512)
 KERNELS = (2, 3, 4, 5, 7, 9, 11)
+
+#: What the kernels are compared with, by geometric means.
+COMPARED = ("torch", "torch.onnx", "torch.onnx, safe", "torch.compile", "function")
 
 Form = Callable[[], Any]
 
@@ -109,6 +112,7 @@ class Row:
         inputs: of the layer.
         goal: how many times the base the native kernel may take.
         naive: what somebody else writes; None where torch.onnx.export cannot write the layer at all.
+        safe: what they write once they have met overflow, 0 / 0 and NaN; None where naive is safe.
         base: of the goal: "copy" of the first input, or a form.
         peer: a further form, by name.
         torchs: torch's own layer, where it is another than ``naive``.
@@ -118,6 +122,7 @@ class Row:
     inputs: tuple[Tensor, ...]
     goal: float
     naive: nn.Module | None = None
+    safe: nn.Module | None = None
     base: str = "copy"
     peer: tuple[str, Form] | None = None
     torchs: nn.Module | None = None
@@ -130,15 +135,21 @@ def images(*shape: int) -> Tensor:
 def rows() -> dict[str, Callable[[], Row]]:
     """Every row by name; each is made when it is its turn."""
     return {
-        "SoftPool 2/2": lambda: Row(SoftPool2d(2), (images(),), 3, windows.SoftPool(2, 2)),
-        "SoftPool 3/2": lambda: Row(SoftPool2d(3, stride=2), (images(),), 5, windows.StableSoftPool(3, 2)),
-        "stochastic 3/2": lambda: Row(StochasticPool2d(3, stride=2), (images(),), 2.5, windows.Stochastic()),
-        "LP p=2 2/2": lambda: Row(LPPool2d(2, 2), (images(),), 1.7, windows.LP(2, 2, 2)),
-        "LP p=3 3/2": lambda: Row(LPPool2d(3, 3, stride=2), (images(),), 3, windows.LP(3, 3, 2)),
-        "LIP 3/2/1, logits given": lambda: Row(Lip(), (images(), images() / 2), 5, windows.LIP()),
-        "DPP 2/2": lambda: Row(DPP2d(SHAPE[1]), (images(),), 6, windows.DetailPreserving()),
-        "S3Pool 2/2": lambda: Row(S3Pool2d(2), (images(),), 2, windows.S3Pool()),
-        "DynOPool r=.5": lambda: Row(DynOPool2d(0.5, learned=False), (images(),), 2, windows.DynOPool()),
+        "SoftPool 2/2": lambda: Row(SoftPool2d(2), (images(),), 3, windows.SoftPool(2, 2), safe.SoftPool(2, 2)),
+        "SoftPool 3/2": lambda: Row(
+            SoftPool2d(3, stride=2), (images(),), 5, windows.StableSoftPool(3, 2), safe.SoftPool(3, 2)
+        ),
+        "stochastic 3/2": lambda: Row(
+            StochasticPool2d(3, stride=2), (images(),), 2.5, windows.Stochastic(), safe.Stochastic()
+        ),
+        "LP p=2 2/2": lambda: Row(LPPool2d(2, 2), (images(),), 1.7, windows.LP(2, 2, 2), safe.LP(2, 2, 2)),
+        "LP p=3 3/2": lambda: Row(LPPool2d(3, 3, stride=2), (images(),), 3, windows.LP(3, 3, 2), safe.LP(3, 3, 2)),
+        "LIP 3/2/1, logits given": lambda: Row(Lip(), (images(), images() / 2), 5, windows.LIP(), safe.LIP()),
+        "DPP 2/2": lambda: Row(DPP2d(SHAPE[1]), (images(),), 6, windows.DetailPreserving(), safe.DetailPreserving()),
+        "S3Pool 2/2": lambda: Row(S3Pool2d(2), (images(),), 2, windows.S3Pool(), safe.S3Pool()),
+        "DynOPool r=.5": lambda: Row(
+            DynOPool2d(0.5, learned=False), (images(),), 2, windows.DynOPool(), safe.DynOPool(0.5)
+        ),
         "fractional max .7": fractional,
         "adaptive average 5 of 112": lambda: Row(AdaptiveAvgPool2d(5), (images(),), 1, nn.AdaptiveAvgPool2d(5)),
         "compact bilinear 64 to 8000, 14x14": compact,
@@ -192,21 +203,36 @@ def forms_of(row: Row, folder: Path, *, compiled: bool = True) -> dict[str, Form
     if compiled:
         torch.compiler.reset()
         forms["torch.compile"] = calling(torch.compile(theirs), inputs)
-    if row.naive is not None:
-        path = folder / "naive.onnx"
-        exported(row.naive.eval(), inputs, path)
-        opened = poolexport.session(path, threads=1, kernels=False)
-        fed = dict(zip((port.name for port in opened.get_inputs()), feed.values()))
-        forms["torch.onnx"] = lambda: opened.run(None, fed)
     content = ours(layer, inputs, names)
     for form, threads, kernels in (("function", 1, False), ("native", 1, True), ("native, 2 threads", 2, True)):
-        opened_so = poolexport.session(content, threads=threads, kernels=kernels)
-        forms[form] = lambda opened_so=opened_so: opened_so.run(None, feed)
+        forms[form] = running(poolexport.session(content, threads=threads, kernels=kernels), list(feed.values()))
+    for form, written in (("torch.onnx", row.naive), ("torch.onnx, safe", row.safe)):
+        if written is not None:
+            path = folder / "naive.onnx"
+            exported(written.eval(), inputs, path)
+            opened = poolexport.session(path, threads=1, kernels=False)
+            forms[form] = running(opened, list(feed.values()))
+            if written is row.safe:
+                require_same(opened, poolexport.session(content, threads=1, kernels=False), inputs)
     if importlib.util.find_spec("openvino") is not None:
         forms["OpenVINO"] = in_openvino(ours(layer, inputs, names, portable=True), folder, list(feed.values()))
     if row.peer is not None:
         forms[row.peer[0]] = row.peer[1]
     return forms
+
+
+def running(opened: ort.InferenceSession, values: Sequence[np.ndarray]) -> Form:
+    feed = dict(zip((port.name for port in opened.get_inputs()), values))
+    return lambda: opened.run(None, feed)
+
+
+def require_same(theirs: ort.InferenceSession, ours: ort.InferenceSession, inputs: Sequence[Tensor]) -> None:
+    """Refuse to compare times of what does not compute the same, for finite numbers of every size."""
+    for pattern in (*stress.REGIMES, "huge", "tiny"):
+        values = [stress.draw(pattern, tuple(x.shape), seed=seed) for seed, x in enumerate(inputs)]
+        (answer,), (expected,) = (running(opened, values)() for opened in (theirs, ours))
+        largest = float(np.nanmax(np.abs(expected), initial=0.0))
+        np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-4 * largest, err_msg=pattern)
 
 
 def calling(module: Callable[..., Any], inputs: Sequence[Tensor]) -> Form:
@@ -313,7 +339,7 @@ def main(only: Sequence[str], output: Path | None) -> None:
             told = "  ".join(f"{form} {taken:.3f}" for form, taken in results[-1]["milliseconds"].items())
             word = "met" if results[-1]["met"] else "missed"
             click.echo(f"{name}: {results[-1]['ratio']:.2f} x {row.base}, goal {row.goal:g}, {word}\n    {told}")
-        means = {form: geometric_mean(results, form) for form in ("torch", "torch.onnx", "torch.compile", "function")}
+        means = {form: geometric_mean(results, form) for form in COMPARED}
         for form, (ratio, count) in means.items():
             click.echo(f"{form}: {ratio} x the kernels, geometric mean of {count} rows")
         target = output or (None if only else RESULTS)

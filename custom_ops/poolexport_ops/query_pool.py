@@ -17,8 +17,11 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from poolexport_ops._body import INT64_MAX, Body
+from poolexport_ops._body import Body
 from poolexport_ops._operator import Operator
+
+#: From (N, C, H, W) to (H, W, N, C), and back.
+TURN = (2, 3, 0, 1)
 
 
 def torch_form(x: Tensor, size: Tensor, offset: Tensor, *, relative: int = 1, reduce: str = "max") -> Tensor:
@@ -64,17 +67,20 @@ def _interpolated(x: Tensor, position: Tensor, axis: int) -> Tensor:
 
 
 def onnx_form(op: Body, x: ir.Value, size: ir.Value, offset: ir.Value, *, relative: int, reduce: str) -> ir.Value:
-    lines = [_position_nodes(op, x, size, offset, axis, relative) for axis in (0, 1)]
-    rows = [_interpolated_node(op, x, position, 2) for position in lines[0]]
-    points = [_interpolated_node(op, row, position, 3) for row in rows for position in lines[1]]
-    return op.Mul(op.Sum(*points), op.number(0.25)) if reduce == "average" else op.Max(*points)
+    # Rows and columns first: a runtime gathers whole pieces of memory then, and not cell by cell.
+    turned = op.Transpose(x, perm=TURN)
+    lines = [_position_nodes(op, turned, size, offset, axis, relative) for axis in (0, 1)]
+    rows = [_interpolated_node(op, turned, position, 0) for position in lines[0]]
+    points = [_interpolated_node(op, row, position, 1) for row in rows for position in lines[1]]
+    y = op.Mul(op.Sum(*points), op.number(0.25)) if reduce == "average" else op.Max(*points)
+    return op.Transpose(y, perm=TURN)
 
 
 def _position_nodes(
     op: Body, x: ir.Value, size: ir.Value, offset: ir.Value, axis: int, relative: int
 ) -> list[ir.Value]:
     half, zero = (op.constant(np.array(value, np.float64)) for value in (0.5, 0.0))
-    n = op.cast(_length(op, x, 2 + axis), ir.DataType.DOUBLE)
+    n = op.cast(_length(op, x, axis), ir.DataType.DOUBLE)
     s, c = (op.Slice(value, op.ints(axis), op.ints(axis + 1), op.ints(0)) for value in (size, offset))
     count = op.Squeeze(op.cast(s, ir.DataType.INT64), op.ints(0))
     index = op.Range(op.constant(np.array(0)), count, op.constant(np.array(1)))
@@ -100,7 +106,7 @@ def _interpolated_node(op: Body, x: ir.Value, position: ir.Value, axis: int) -> 
 
 
 def _length(op: Body, x: ir.Value, axis: int) -> ir.Value:
-    return op.Slice(op.Shape(x), op.ints(axis), op.ints(INT64_MAX if axis == 3 else axis + 1), op.ints(0))
+    return op.Slice(op.Shape(x), op.ints(axis), op.ints(axis + 1), op.ints(0))
 
 
 def output_shape(x: Tensor, size: Tensor, offset: Tensor, *, relative: int, reduce: str) -> Sequence[int]:
