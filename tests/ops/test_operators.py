@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,9 +31,25 @@ def run_onnx(
     name: str, attributes: dict[str, Any], *tensors: torch.Tensor, opset: int = 20, kernels: bool = False
 ) -> list[np.ndarray]:
     """What onnxruntime answers for a graph of one operator."""
-    content = one_operator(name, attributes, *tensors, opset=opset)
-    opened = session(content, threads=1, kernels=kernels)
+    kinds = tuple((t.dtype, t.dim()) for t in tensors)
+    opened = opened_once(pickle.dumps((name, attributes)), kinds, opset, kernels)
     return opened.run(None, {f"x{i}": t.numpy() for i, t in enumerate(tensors)})
+
+
+@lru_cache(maxsize=64)
+def opened_once(
+    call: bytes, kinds: tuple[tuple[torch.dtype, int], ...], opset: int, kernels: bool
+) -> onnxruntime.InferenceSession:
+    """A session for many inputs: writing and opening a graph takes far longer than running it."""
+    return session(written_once(call, kinds, opset), threads=1, kernels=kernels)
+
+
+@lru_cache(maxsize=1)
+def written_once(call: bytes, kinds: tuple[tuple[torch.dtype, int], ...], opset: int) -> bytes:
+    name, attributes = pickle.loads(call)
+    return one_operator(
+        name, attributes, *(torch.empty((1,) * rank, dtype=dtype) for dtype, rank in kinds), opset=opset
+    )
 
 
 def one_operator(name: str, attributes: dict[str, Any], *tensors: torch.Tensor, opset: int = 20) -> bytes:
