@@ -98,13 +98,14 @@ def judge(
 ) -> Judgement:
     """Judge ``result`` by ``truth``, as leniently as ``peer`` (torch in the same precision) makes necessary.
 
-    Maps of NaN, +inf and -inf must be those of the truth or, element by element, those of the peer. Integers must be
-    equal to those of the truth or the peer. ``moved`` is the truth for inputs and weights that are rounded differently:
-    where it differs from the truth, rounding is magnified, and the bound grows with it; where it has another shape it
-    says nothing. ``others`` are answers that the peer might have given as well, rounding otherwise at every step: its
-    error is then the largest of all of these, and a value may be NaN or infinite where it is that in one of them.
-    Integers they do not excuse. Where the bound is as large as the answers themselves, every value is compared with how
-    far torch is off at that very place, too, and most of them must hold. User-set ``rtol`` and ``atol`` replace the
+    Maps of NaN, +inf and -inf must be those of the truth, as it is or rounded to the type of the result, or, element by
+    element, those of the peer. Integers must be equal to those of the truth or the peer. ``moved`` is the truth for
+    inputs and weights that are rounded differently: where it differs from the truth, rounding is magnified, and the
+    bound grows with it; where it has another shape it says nothing. ``others`` are answers that the peer might have
+    given as well, rounding otherwise at every step: its error is then the largest of all of these, and a value may be
+    NaN or infinite where it is that in one of them. Integers they do not excuse. Where the bound is as large as the
+    answers themselves, every value is compared with how far torch is off at that very place, too, and most of them must
+    hold. User-set ``rtol`` and ``atol`` replace the
     derived bound by ``atol + rtol * scale``. ``called`` is what messages call the peer.
     """
     if result.shape != peer.shape:
@@ -122,7 +123,8 @@ def judge(
     truth = truth.astype(np.float64)
     kinds = _kind(result)
     peers = [peer, *(other for other in others if other.shape == peer.shape)]
-    stray = kinds != _kind(truth)
+    with np.errstate(over="ignore"):
+        stray = (kinds != _kind(truth)) & (kinds != _kind(truth.astype(peer.dtype)))
     for other in peers:
         stray &= kinds != _kind(other)
     # A number where the truth is none is one of the peers'; it has to be theirs.

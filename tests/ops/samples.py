@@ -183,12 +183,12 @@ def _second_moments(window: Window, x: Tensor) -> list[Call]:
 
 
 def _triangles(window: Window, x: Tensor) -> list[Call]:
-    wanted = (("row", 0), ("column", 0), ("diagonal_first", 1))
+    wanted = (("row", 0), ("column", 0), ("diagonal_first", 1), ("row", 1))
     return [({"order": order, "isometric": isometric}, (_moments(window, x),)) for order, isometric in wanted]
 
 
 def _roots(window: Window, x: Tensor) -> list[Call]:
-    wanted = ((1, "trace"), (5, "trace"), (7, "frobenius"))
+    wanted = ((1, "trace"), (5, "trace"), (2, "frobenius"))
     return [({"iterations": count, "norm": norm}, (_moments(window, x),)) for count, norm in wanted]
 
 
@@ -201,7 +201,8 @@ def _logarithm(window: Window, x: Tensor) -> list[Call]:
 
 
 def _flattened(window: Window, x: Tensor) -> list[Call]:
-    return [({}, (x.flatten(2), other)) for other in (x.flatten(2), x.flatten(2).flip(2)[:, :2])]
+    maps = x.flatten(2)
+    return [({}, (maps, other)) for other in (maps, maps.flip(1), maps.flip(2)[:, :2])]
 
 
 def _two_sizes(window: Window, x: Tensor) -> list[Call]:
@@ -212,17 +213,21 @@ def _two_sizes(window: Window, x: Tensor) -> list[Call]:
 
 
 def _sketched(window: Window, x: Tensor) -> list[Call]:
-    """Bins that no pair falls into, and bins that several do; lengths with factors and without."""
+    """Bins that no pair falls into, and bins that several do; lengths with factors and without, and one location."""
     maps, other = x.flatten(2), x[:, :2].flatten(2).flip(2)
     hashes, signs = torch.tensor([3, 0, 4]), x.new_tensor([-1.0, 1.0, 1.0])
     same = (maps, maps, hashes, signs, torch.tensor([1, 1, 2]), x.new_tensor([1.0, -1.0, 1.0]))
     two = (maps, other, hashes, signs, torch.tensor([4, 2]), x.new_tensor([0.5, -1.0]))
+    far = (maps, maps, torch.tensor([700, 0, 1000]), signs, torch.tensor([-1, 600, 20]), x.new_tensor([1.0, -1.0, 1.0]))
+    one = (maps[:, :, :1], maps[:, :, :1], 9 * far[2], signs, 8 * far[4], far[5])
     return [
         ({"output_dim": 5, "pooled": 1, "by": "pairs"}, same),
         ({"output_dim": 12, "pooled": 1, "by": "pairs"}, two),
         ({"output_dim": 5, "pooled": 0, "by": "pairs"}, two),
         ({"output_dim": 12, "pooled": 0, "by": "transform"}, same),
         ({"output_dim": 31, "pooled": 0, "by": "transform"}, two),
+        ({"output_dim": 1201, "pooled": 0, "by": "pairs"}, far),
+        ({"output_dim": 9001, "pooled": 0, "by": "pairs"}, one),
     ]
 
 

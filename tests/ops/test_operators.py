@@ -225,6 +225,40 @@ def test_forms_agree(name, rank, dtype):
                 compare(name, attributes, *tensors)
 
 
+@DTYPES
+@pytest.mark.parametrize("length", [3, 10, 49])
+def test_equal_numbers_have_no_variance(length, dtype):
+    x = torch.tensor([0.7, -1e4, 0.1], dtype=dtype)[None, :, None].repeat(1, 1, length)
+    attributes = {"centered": 1, "divisor": "count"}
+    for kernels in (False, True):
+        assert not run_onnx("SecondMoment", attributes, x, kernels=kernels)[0].any()
+
+
+def test_logarithm_without_an_epsilon_is_guarded_by_the_precision():
+    guard = 2.0**-23 * 24
+    expected = np.log((24 + guard) / guard) / 3 + np.log(guard) * np.eye(3)
+    # The body has two digits here: it computes in float32, and the guard is as small as the rounding of the trace.
+    for kernels, rtol in ((False, 2e-2), (True, 1e-6)):
+        answer = run_onnx("MatrixLog", {}, torch.full((1, 3, 3), 8.0), torch.zeros(1), kernels=kernels)[0]
+        np.testing.assert_allclose(answer[0], expected, rtol=rtol)
+
+
+def test_the_first_of_nearly_equal_entries_has_the_sign():
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (20, 7, 1), generator=generator) * 2.0 - 1
+    x = signs * torch.randn(20, 1, 9, generator=generator)
+    for kernels in (False, True):
+        answer = run_onnx("SubspaceBasis", {"k": 1}, x, kernels=kernels)[0]
+        np.testing.assert_allclose(answer, signs * signs[:, :1] / 7**0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("pattern", ["huge", "tiny"])
+def test_similarities_of_extreme_values(pattern):
+    window = Window.from_torch(2, 3, 2, 1, ceil_mode=True)
+    for attributes, tensors in samples("MeanSimilarityPool", window, inputs(2, torch.float32, pattern)):
+        compare("MeanSimilarityPool", attributes, *tensors)
+
+
 def test_every_operator_is_tried():
     assert set(SAMPLES) == set(operators())
 

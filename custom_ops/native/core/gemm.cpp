@@ -85,6 +85,7 @@ struct Tile {
   const C *a, *b;
   Out* out;
   bool symmetric;
+  C divisor;
   C* scratch;
 };
 
@@ -104,9 +105,11 @@ POOL_INLINE void multiply_tile(const Tile<C, Out>& job) {
     }
   }
   for (int64_t i = 0; i < rows; ++i) {
-    const C* from = job.scratch + i * TILE;
+    C* from = job.scratch + i * TILE;
     Out* to = job.out + (job.row + i) * job.n + job.column;
     const int64_t start = job.symmetric ? std::max<int64_t>(0, job.row + i - job.column) : 0;
+    if (job.divisor != 1)
+      for (int64_t j = start; j < columns; ++j) from[j] /= job.divisor;
     for (int64_t j = start; j < columns; ++j) to[j] = narrow<Out>(computed<Out>(from[j]));
     if (job.symmetric)
       for (int64_t j = start; j < columns; ++j) job.out[(job.column + j) * job.n + job.row + i] = to[j];
@@ -162,7 +165,7 @@ void multiply(const Call& call, const Product<T, Out>& p) {
       const C* const a = packed.get() + matrix * room;
       Out* const out = p.out + (first + matrix) * p.m * p.n;
       run(Tile<C, Out>{p.m, p.n, p.k, row * TILE, column * TILE, a, a + left * ROWS * p.k, out, p.symmetric,
-                     scratch.get() + task * TILE * TILE});
+                     C(p.divisor), scratch.get() + task * TILE * TILE});
     });
   }
 }
@@ -172,6 +175,9 @@ template void multiply<double>(const Call&, const Product<double>&);
 template void multiply<double>(const Call&, const Product<float>&);
 template void multiply<double>(const Call&, const Product<Half>&);
 template void multiply<double>(const Call&, const Product<Bfloat>&);
+template void multiply<double>(const Call&, const Product<double, float>&);
+template void multiply<double>(const Call&, const Product<double, Half>&);
+template void multiply<double>(const Call&, const Product<double, Bfloat>&);
 template void multiply<double>(const Call&, const Product<float, double>&);
 template void multiply<double>(const Call&, const Product<Half, double>&);
 template void multiply<double>(const Call&, const Product<Bfloat, double>&);

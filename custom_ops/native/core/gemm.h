@@ -22,16 +22,18 @@ View<T> dense(const T* data, int64_t rows, int64_t columns) {
   return {data, columns, 1, rows * columns};
 }
 
-// A batch of products a b of (m, k) and (k, n); `out` is dense. Of a symmetric result the upper triangle is computed.
+// A batch of products a b of (m, k) and (k, n), each entry divided; `out` is dense. Of a symmetric result the upper
+// triangle is computed.
 template <class T, class Out = T>
 struct Product {
   int64_t batch, m, n, k;
   View<T> a, b;
   Out* out;
   bool symmetric = false;
+  double divisor = 1;
 };
 
-// Multiplies and adds in C; the result is rounded once.
+// Multiplies, adds and divides in C; the result is rounded once.
 template <class C, class T, class Out>
 void multiply(const Call& call, const Product<T, Out>& product);
 

@@ -1,7 +1,7 @@
 // CompactBilinear: the products of all pairs of channels, each added with its signs to the bin that its hashes name.
 //
-// Channels of y come in the order of their hashes, so that the pairs of one channel of x fall into bins one after the
-// other.
+// Channels come in the order of their hashes: the pairs of one channel of x fall into bins one after the other, and those
+// of the next channel meet nearly the same channels of y in a run of bins.
 #include <numeric>
 
 #include "core/convert.h"
@@ -16,21 +16,20 @@ namespace {
 //: Places, of all samples, whose bins lie side by side.
 constexpr int64_t SIDE = 8;
 //: Numbers in a run of bins, which the first cache holds.
-constexpr int64_t RUN = 2048;
+constexpr int64_t RUN = 4096;
 //: Bytes of bins, or of products, at a time, if more than one piece of them is needed.
 constexpr int64_t ROOM = int64_t{1} << 25;
 
-// Hashes, factors, and channels in their order.
+// Hashes, factors, and channels in the order of their hashes.
 struct End {
   Shape bins, channels;
   std::vector<double> signs;
 
-  End(const Tensor& hash, const Tensor& sign, int64_t d, bool sorted) : bins(count(hash.shape)), channels(bins.size()) {
+  End(const Tensor& hash, const Tensor& sign, int64_t d) : bins(count(hash.shape)), channels(bins.size()) {
     Shape all(hash.as<int64_t>(), hash.as<int64_t>() + bins.size());
     for (int64_t& bin : all) bin = (bin % d + d) % d;
     std::iota(channels.begin(), channels.end(), 0);
-    if (sorted)
-      std::stable_sort(channels.begin(), channels.end(), [&](int64_t a, int64_t b) { return all[a] < all[b]; });
+    std::stable_sort(channels.begin(), channels.end(), [&](int64_t a, int64_t b) { return all[a] < all[b]; });
     const std::vector<double> unsorted = doubles(sign);
     for (size_t i = 0; i < bins.size(); ++i) {
       bins[i] = all[size_t(channels[i])];
@@ -44,7 +43,7 @@ struct End {
 void add_pairs(const double* products, const End& x, const End& y, int64_t d, double* z) {
   std::fill(z, z + d, 0.0);
   for (int64_t i = 0; i < x.size(); ++i) {
-    const double* row = products + i * y.size();
+    const double* row = products + x.channels[size_t(i)] * y.size();
     const double sign = x.signs[size_t(i)];
     for (int64_t j = 0; j < y.size(); ++j) {
       int64_t bin = x.bins[size_t(i)] + y.bins[size_t(j)];
@@ -55,47 +54,51 @@ void add_pairs(const double* products, const End& x, const End& y, int64_t d, do
 }
 
 struct Places {
-  const double *a, *b;  // (C, side) and (D, side)
-  const int64_t *first, *second;
-  int64_t c, e, d;
-  int64_t* next;  // of every channel of x: which of y comes next, in the order of bins
+  const double *a, *b;  // (C, side), and (D, side) twice
+  const int64_t *first, *second;  // bins of C channels, and of D channels less d and as they are
+  int64_t c, e;
+  int64_t* next;  // of every channel of x: which of `second` comes next
   double* z;      // a run of bins, (run, side)
 };
 
+// Adds the products of one channel of x, whose bins begin at z, and the channels of y from `low` up to `high`.
 template <int64_t side>
-POOL_INLINE void add_product(const double* a, const double* b, double* z) {
+POOL_INLINE void add_products(const Places& job, const double* from, int64_t low, int64_t high, double* z) {
+  const double* const b = job.b;
+  const int64_t* const second = job.second;
   if constexpr (side == 1) {
-    *z += *a * *b;
-  } else {
+    const double a = *from;
 #pragma GCC unroll 4
-    for (int64_t k = 0; k < side; k += Lanes<double>::count) {
-      lanes<double> left, right, sums;
-      load(left, a + k);
-      load(right, b + k);
-      load(sums, static_cast<const double*>(z + k));
-      store(z + k, sums + left * right);
+    for (int64_t j = low; j < high; ++j) z[second[j]] += a * b[j];
+  } else {
+    constexpr int64_t width = Lanes<double>::count;
+    lanes<double> a[side / width];
+    for (int64_t k = 0; k < side / width; ++k) load(a[k], from + k * width);
+    for (int64_t j = low; j < high; ++j) {
+      double* const bin = z + second[j] * side;
+#pragma GCC unroll 4
+      for (int64_t k = 0; k < side / width; ++k) {
+        lanes<double> right, sums;
+        load(right, b + j * side + k * width);
+        load(sums, static_cast<const double*>(bin + k * width));
+        store(bin + k * width, sums + a[k] * right);
+      }
     }
   }
 }
 
-// Adds the pairs that fall into the bins from `begin` up to `end`; each channel of x goes once around all those of y.
+// Adds the pairs that fall into the bins from `begin` up to `end`.
 template <int64_t side>
 POOL_INLINE void add_places(const Places& job, int64_t begin, int64_t end) {
   std::fill(job.z, job.z + (end - begin) * side, 0.0);
-  for (int64_t i = 0; i < job.c && job.e > 0; ++i) {
-    const double* __restrict a = job.a + i * side;
-    int64_t next = job.next[i];
-    // Those of hashes that go past the last bin come first, and begin anew with it.
-    for (int64_t past = next / job.e; past < 2; ++past) {
-      const int64_t turned = past * job.e, shift = job.first[i] - begin - (past ? 0 : job.d);
-      for (; next < turned + job.e; ++next) {
-        const int64_t bin = job.second[next - turned] + shift;
-        if (bin >= end - begin) break;
-        add_product<side>(a, job.b + (next - turned) * side, job.z + bin * side);
-      }
-      if (next < turned + job.e) break;
-    }
-    job.next[i] = next;
+  const int64_t most = 2 * job.e;
+  int64_t high = 0;
+  // From the last, whose pairs end first.
+  for (int64_t i = job.c - 1; i >= 0; --i) {
+    high = std::max(high, job.next[i]);
+    while (high < most && job.second[high] < end - job.first[i]) ++high;
+    add_products<side>(job, job.a + i * side, job.next[i], high, job.z + (job.first[i] - begin) * side);
+    job.next[i] = high;
   }
 }
 
@@ -142,7 +145,7 @@ struct CompactBilinear final : Kernel {
   }
 
   void compute(Call& call) const override {
-    const End first(call.inputs[2], call.inputs[3], d, false), second(call.inputs[4], call.inputs[5], d, true);
+    const End first(call.inputs[2], call.inputs[3], d), second(call.inputs[4], call.inputs[5], d);
     with_element(call.inputs[0].type, [&](auto element) {
       using T = decltype(element);
       if (call.inputs[1].type != call.inputs[0].type)
@@ -188,23 +191,25 @@ struct CompactBilinear final : Kernel {
   void over_places(const Call& call, const T* x, const T* y, const End& first, const End& second) const {
     const int64_t l = call.inputs[0].shape[2], places = call.inputs[0].shape[0] * l;
     const int64_t side = places < SIDE / 2 ? 1 : SIDE, pieces = (places + side - 1) / side, run = RUN / side;
-    const int64_t channels = first.size() + second.size(), size = (run + channels) * side;
+    const int64_t channels = first.size() + 2 * second.size(), size = (run + channels) * side;
     const int64_t tasks = fitting(size * 8, std::min(MOST_TASKS, pieces));
     const std::unique_ptr<double[]> room(new double[size_t(tasks * size)]);
     const std::unique_ptr<int64_t[]> nexts(new int64_t[size_t(tasks * first.size())]);
-    // The first bins of a channel are those of hashes that go past the last bin.
-    Shape starts;
-    for (int64_t bin : first.bins)
-      starts.push_back(std::lower_bound(second.bins.begin(), second.bins.end(), d - bin) - second.bins.begin());
+    Shape bins = second.bins, starts;
+    for (int64_t& bin : bins) bin -= d;
+    bins.insert(bins.end(), second.bins.begin(), second.bins.end());
+    for (int64_t bin : first.bins) starts.push_back(std::lower_bound(bins.begin(), bins.end(), -bin) - bins.begin());
     spread(call, pieces, [&](int64_t piece, int64_t task) {
       const int64_t begin = piece * side, there = std::min(side, places - begin);
       double *const z = room.get() + task * size, *const a = z + run * side, *const b = a + first.size() * side;
       int64_t* const next = nexts.get() + task * first.size();
       std::copy(starts.begin(), starts.end(), next);
-      if (there < side) std::fill(a, b + second.size() * side, 0.0);
+      double* const again = b + second.size() * side;
+      if (there < side) std::fill(a, again, 0.0);
       lay_out(x, first, l, begin, there, side, a);
       lay_out(y, second, l, begin, there, side, b);
-      const Places job{a, b, first.bins.data(), second.bins.data(), first.size(), second.size(), d, next, z};
+      std::copy(b, again, again);
+      const Places job{a, b, first.bins.data(), bins.data(), first.size(), second.size(), next, z};
       T* to[SIDE];
       for (int64_t k = 0; k < there; ++k) to[k] = call.output<T>() + (begin + k) / l * d * l + (begin + k) % l;
       for (int64_t bin = 0; bin < d; bin += run) {

@@ -1,5 +1,7 @@
 // GeneralizedMeanPool: the power mean of every window, with an order that may be learned. Computed in float64: the root
 // of a low order magnifies the rounding of the mean by its reciprocal.
+#include <algorithm>
+
 #include "core/inputs.h"
 #include "core/power.h"
 #include "core/taps.h"
@@ -25,20 +27,25 @@ POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
     gather(g, b, job.x + b.plane * g.plane_size(), 0.0, cells);
     const Power order(widen(job.order[job.orders == 1 ? 0 : b.plane % job.channels])), root(1 / order.exponent);
     double scale[BLOCK], mean[BLOCK], inside[BLOCK];
+    // Most of a vector is made a whole one: numbers by themselves take as long each as all of them together.
+    const int64_t rest = b.width % 8, width = rest > 4 ? b.width - rest + 8 : b.width;
+    std::fill(scale + b.width, scale + width, 1.0);
+    std::fill(inside + b.width, inside + width, 1.0);
     largest_cells(g, b.width, cells, scale);
     count_cells(g, b, inside);
-    for (int64_t i = 0; i < b.width; ++i) {
+    for (int64_t i = 0; i < width; ++i) {
       scale[i] = scale[i] == 0 || scale[i] == infinity || scale[i] == -infinity ? 1 : scale[i];
       mean[i] = 0;
     }
     for (int64_t k = 0; k < g.cells; ++k) {
       double* cell = cells + k * BLOCK;
-      for (int64_t i = 0; i < b.width; ++i) cell[i] /= scale[i];
-      order.raise(cell, b.width);
-      for (int64_t i = 0; i < b.width; ++i) mean[i] += cell[i];
+      std::fill(cell + b.width, cell + width, 1.0);
+      for (int64_t i = 0; i < width; ++i) cell[i] /= scale[i];
+      order.raise(cell, width);
+      for (int64_t i = 0; i < width; ++i) mean[i] += cell[i];
     }
-    for (int64_t i = 0; i < b.width; ++i) mean[i] /= inside[i];
-    root.raise(mean, b.width);
+    for (int64_t i = 0; i < width; ++i) mean[i] /= inside[i];
+    root.raise(mean, width);
     for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(computed<T>(scale[i] * mean[i]));
   });
 }
