@@ -105,8 +105,8 @@ def judge(
     given as well, rounding otherwise at every step: its error is then the largest of all of these, and a value may be
     NaN or infinite where it is that in one of them. Integers they do not excuse. Where the bound is as large as the
     answers themselves, every value is compared with how far torch is off at that very place, too, and most of them must
-    hold. User-set ``rtol`` and ``atol`` replace the
-    derived bound by ``atol + rtol * scale``. ``called`` is what messages call the peer.
+    hold. User-set ``rtol`` and ``atol`` replace the derived bound by ``atol + rtol * scale``. ``called`` is what
+    messages call the peer.
     """
     if result.shape != peer.shape:
         return failed(f"shape {result.shape} instead of {peer.shape}")
