@@ -6,8 +6,8 @@
     y   = sum(w_i x_i) / sum(w_i)
 
 Squares, powers and the bias are kept as logarithms below the largest of their window, so that none of them overflows.
-The difference of two cells may, beyond half the range of the type. A window with a difference that is NaN or infinite
-gives NaN.
+The difference of two cells may, beyond half the range of float64, in which all of this is computed. A window with a
+difference that is NaN or infinite gives NaN.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from poolexport_ops._window import Window
 
 def torch_form(
     x: Tensor,
-    centre: Tensor,
     exponent: Tensor,
     log_bias: Tensor,
     epsilon: Tensor,
+    centre: Tensor | None = None,
     *,
     kernel_shape: Sequence[int],
     strides: Sequence[int],
@@ -42,10 +42,10 @@ def torch_form(
 
     Args:
         x: (N, C, *spatial) with 1, 2 or 3 spatial axes.
-        centre: (N, C, *output), one number per window.
-        exponent: (C,), or (1,) for all channels alike; not negative.
-        log_bias: (C,), or (1,) for all channels alike.
-        epsilon: one positive number.
+        exponent: (C,), or (1,) for all channels alike, in float64; not negative.
+        log_bias: (C,), or (1,) for all channels alike, in float64.
+        epsilon: one positive number, in float64.
+        centre: (N, C, *output), one number per window, in float64; the mean of the window where there is none.
         kernel_shape, strides, pads, dilations: the window, in cells, without pads: those have no distance.
         above_only: count cells below the centre as lying on it.
         normalize: "mean" or "sum" of v over the window, or "none".
@@ -55,14 +55,14 @@ def torch_form(
     """
     window = _unpadded(kernel_shape, strides, pads, dilations)
     window.require_fit(x.shape[2:])
-    cells = window.cells(x, 0.0)
-    difference = cells - centre.unsqueeze(-1)
+    cells = window.cells(x.double(), 0.0)
+    difference = cells - (cells.mean(-1) if centre is None else centre).unsqueeze(-1)
     if above_only:
         difference = difference.relu()
     scale = difference.detach().abs().amax(-1, keepdim=True)
     scale = torch.maximum(scale, torch.ones_like(scale))
     # What underflows is raised to the smallest number whose logarithm has a gradient.
-    v = torch.maximum((difference / scale) ** 2 + epsilon / scale / scale, _tiny(x))
+    v = torch.maximum((difference / scale) ** 2 + epsilon / scale / scale, _tiny(cells))
     power = exponent.reshape(1, -1, *(1,) * (window.rank + 1))
     bias = log_bias.reshape(1, -1, *(1,) * (window.rank + 1))
     if normalize == "none":
@@ -72,16 +72,16 @@ def torch_form(
     reward = power * v.log()
     largest = torch.maximum(reward.amax(-1, keepdim=True), bias).detach()
     weights = (reward - largest).exp() + (bias - largest).exp()
-    return (weights / weights.sum(-1, keepdim=True) * cells).sum(-1)
+    return (weights / weights.sum(-1, keepdim=True) * cells).sum(-1).to(x.dtype)
 
 
 def onnx_form(
-    op: Body,
+    body: Body,
     x: ir.Value,
-    centre: ir.Value,
     exponent: ir.Value,
     log_bias: ir.Value,
     epsilon: ir.Value,
+    centre: ir.Value | None = None,
     *,
     kernel_shape: Sequence[int],
     strides: Sequence[int],
@@ -91,7 +91,10 @@ def onnx_form(
     normalize: str,
 ) -> ir.Value:
     window = _unpadded(kernel_shape, strides, pads, dilations)
-    cells = op.cells(x, window, 0.0)
+    op = body.wide()
+    cells = op.cells(op.cast(x, op.dtype), window, 0.0)
+    if centre is None:
+        centre = op.Div(total(op, cells), op.number(window.size))
     differences = [op.Sub(cell, centre) for cell in cells]
     if above_only:  # not Relu, which need not keep NaN
         differences = [op.Max(difference, op.number(0.0)) for difference in differences]
@@ -114,7 +117,8 @@ def onnx_form(
     constant = op.Exp(op.Sub(bias, largest))
     weights = [op.Add(op.Exp(op.Sub(reward, largest)), constant) for reward in rewards]
     denominator = total(op, weights)
-    return total(op, [op.Mul(op.Div(weight, denominator), cell) for weight, cell in zip(weights, cells)])
+    y = total(op, [op.Mul(op.Div(weight, denominator), cell) for weight, cell in zip(weights, cells)])
+    return op.cast(y, body.dtype)
 
 
 def _unpadded(
@@ -130,4 +134,4 @@ def _tiny(x: Tensor) -> Tensor:
     return torch.tensor(torch.finfo(x.dtype).tiny, dtype=x.dtype, device=x.device)
 
 
-detail_preserving_pool = Operator("DetailPreservingPool", torch_form, onnx_form)
+detail_preserving_pool = Operator("DetailPreservingPool", torch_form, onnx_form, widen=False)

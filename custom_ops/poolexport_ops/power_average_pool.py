@@ -33,7 +33,7 @@ def torch_form(
     strides: Sequence[int],
     pads: Sequence[int],
     dilations: Sequence[int],
-    p: float,
+    p: str,
     signed: bool = False,
 ) -> Tensor:
     """p-norm of every window.
@@ -41,7 +41,7 @@ def torch_form(
     Args:
         x: (N, C, *spatial) with 1, 2 or 3 spatial axes.
         kernel_shape, strides, pads, dilations: the window, in cells; padded cells do not count.
-        p: the order of the norm, any real number but 0, or an infinity.
+        p: the order of the norm, any real number but 0, or an infinity, as text: a float attribute would round it.
         signed: take powers of the cells themselves, not of their magnitudes: NaN wherever a real root does not exist.
 
     Returns:
@@ -49,18 +49,19 @@ def torch_form(
     """
     window = Window.of(kernel_shape, strides, pads, dilations)
     window.require_fit(x.shape[2:])
-    sign = 1.0 if p > 0 else -1.0
+    order = float(p)
+    sign = 1.0 if order > 0 else -1.0
     magnitude = sign * window.cells(sign * x.abs(), -math.inf).amax(-1, keepdim=True)
-    if math.isinf(p):
+    if math.isinf(order):
         return magnitude.squeeze(-1)
-    scale = _scale(magnitude.detach(), p)
+    scale = _scale(magnitude.detach(), order)
     outside = window.cells(x.new_zeros(1, 1, *x.shape[2:]), 1.0).bool()
     cells = window.cells(x if signed else x.abs(), 1.0)
-    powers = _power(cells / scale, p).masked_fill(outside, 0.0)
+    powers = _power(cells / scale, order).masked_fill(outside, 0.0)
     sums = powers.sum(-1)
     if window.padded:
         sums = sums * (window.size / (~outside).sum(-1).to(x.dtype))
-    return scale.squeeze(-1) * _root(sums, p)
+    return scale.squeeze(-1) * _root(sums, order)
 
 
 def _scale(magnitude: Tensor, p: float) -> Tensor:
@@ -98,28 +99,29 @@ def onnx_form(
     strides: Sequence[int],
     pads: Sequence[int],
     dilations: Sequence[int],
-    p: float,
+    p: str,
     signed: bool,
 ) -> ir.Value:
     window = Window.of(kernel_shape, strides, pads, dilations)
+    order = float(p)
     magnitudes = op.Abs(x)
-    if p > 0:
+    if order > 0:
         magnitude = op.reduce(magnitudes, window, -math.inf, "Max")
     else:
         magnitude = op.reduce(magnitudes, window, math.inf, "Min")
-    if math.isinf(p):
+    if math.isinf(order):
         return magnitude
-    scale = _scale_node(op, magnitude, p)
+    scale = _scale_node(op, magnitude, order)
     # A pad of +-inf would spoil its power; one whose power is 0 adds nothing.
-    pad_value = 0.0 if p > 0 else math.inf
+    pad_value = 0.0 if order > 0 else math.inf
     cells = op.cells(x if signed else magnitudes, window, pad_value)
-    sums = total(op, [_power_node(op, cell if scale is None else op.Div(cell, scale), p) for cell in cells])
+    sums = total(op, [_power_node(op, cell if scale is None else op.Div(cell, scale), order) for cell in cells])
     if window.padded:
         inside = op.coverage(x, window, (0,) * len(pads))
         sums = op.Div(sums, inside)
-    if p < 0:
+    if order < 0:
         sums = op.Where(op.Equal(sums, op.number(0.0)), op.number(0.0), sums)  # the root of -0 is -inf
-    root = _square_root(op, sums) if p == 2 else sums if p == 1 else op.Pow(sums, op.number(1 / p))
+    root = _square_root(op, sums) if order == 2 else sums if order == 1 else op.Pow(sums, op.number(1 / order))
     return root if scale is None else op.Mul(scale, root)
 
 

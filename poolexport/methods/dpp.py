@@ -21,10 +21,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from poolexport.method import Case, Limit, Method, Paper
-from poolexport.methods._layers import Layer, require_choice
+from poolexport.methods._layers import Layer, require_choice, widened
 from poolexport.reference import Floats, exact_sum
 from poolexport_ops import Window, require_rank
-from poolexport_ops.average_pool import average_pool
 from poolexport_ops.detail_preserving_pool import detail_preserving_pool
 from poolexport_ops.weighted_sum_pool import weighted_sum_pool
 
@@ -95,27 +94,27 @@ class _DetailPreserving(Layer):
         if self.channels is not None and x.shape[1] != self.channels:
             raise ValueError(f"the layer has {self.channels} channels, the input has {x.shape[1]}")
 
-    # In float64, where squares of differences of the largest cells, and their gradients, stay in range.
     def _pool(self, x: Tensor, filter_weight: Tensor | None, filter_bias: Tensor | None) -> Tensor:
         # Tensors, because the exporter writes the numbers of Python in float32.
         options = (self.exponent_scale, self.alpha_max, self.eps)
-        scale, most, eps = (torch.tensor(value, dtype=x.dtype, device=x.device) for value in options)
+        scale, most, eps = (torch.tensor(value, dtype=torch.float64, device=x.device) for value in options)
         return detail_preserving_pool(
             x,
-            self._centre(x, filter_weight, filter_bias),
-            scale * self.log_lambda.to(x.dtype).exp(),
-            torch.minimum(self.log_alpha.to(x.dtype), most),
+            scale * self.log_lambda.double().exp(),
+            torch.minimum(self.log_alpha.double(), most),
             eps,
+            *self._centre(x, filter_weight, filter_bias),
             **WINDOW.onnx(),
             above_only=self.variant == "asym",
             normalize=self.normalize or "none",
         )
 
-    def _centre(self, x: Tensor, filter_weight: Tensor | None, filter_bias: Tensor | None) -> Tensor:
+    # Nothing for the mean of the window. In float64, where sums of the largest cells stay in range.
+    def _centre(self, x: Tensor, filter_weight: Tensor | None, filter_bias: Tensor | None) -> list[Tensor]:
         if filter_weight is None:
-            return average_pool(x, **WINDOW.onnx(), counted_pads=[0] * 4)
-        centre = weighted_sum_pool(x, filter_weight.to(x.dtype).flatten(1), **AROUND.onnx())
-        return centre if filter_bias is None else centre + filter_bias.to(x.dtype).reshape(1, -1, 1, 1)
+            return []
+        centre = weighted_sum_pool(x.double(), filter_weight.double().flatten(1), **AROUND.onnx())
+        return [centre if filter_bias is None else centre + filter_bias.double().reshape(1, -1, 1, 1)]
 
     def extra_repr(self) -> str:
         names = ("channels", "variant", "full", "normalize", "exponent_scale", "eps", "alpha_max")
@@ -178,7 +177,7 @@ class DPP2d(_DetailPreserving):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        return self._pool(x.double(), self.filter_weight, self.filter_bias).to(x.dtype)
+        return self._pool(x, self.filter_weight, self.filter_bias)
 
 
 class S3DPP2d(_DetailPreserving):
@@ -244,7 +243,7 @@ class S3DPP2d(_DetailPreserving):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        wide = x.double()
+        wide = widened(x)
         left = torch.cat([wide[..., 1:], wide[..., -1:]], 3)
         up, both = (torch.cat([shifted[..., 1:, :], shifted[..., -1:, :]], 2) for shifted in (wide, left))
         answers = []
@@ -254,7 +253,8 @@ class S3DPP2d(_DetailPreserving):
             answers.append(self._pool(shifted, weight, bias))
         if self.training:
             return _half_of_the_lines(_interleaved(*answers)).to(x.dtype)
-        return torch.stack(answers).mean(0).to(x.dtype)
+        # In float64, where the sum of the largest answers stays in range.
+        return torch.stack(answers).double().mean(0).to(x.dtype)
 
     def extra_options(self) -> dict[str, Any]:
         return {"inference": self.inference}
@@ -370,7 +370,7 @@ METHOD = Method(
     reference=reference,
     training="detail-weighted mean; the stochastic variant keeps random lines of four shifted ones",
     inference="detail-weighted mean",
-    operators=(average_pool, weighted_sum_pool, detail_preserving_pool),
+    operators=(weighted_sum_pool, detail_preserving_pool),
     random=True,
     variants=(S3DPP2d,),
     cases=(

@@ -66,7 +66,7 @@ class _LPPool(WindowLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         self.require_rank(x)
-        return power_average_pool(x, **self.window.onnx(), p=self.norm_type, signed=self.signed)
+        return power_average_pool(x, **self.window.onnx(), p=repr(self.norm_type), signed=self.signed)
 
     def extra_options(self) -> dict[str, Any]:
         return {"norm_type": self.norm_type, "signed": self.signed}

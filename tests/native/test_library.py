@@ -80,6 +80,32 @@ def test_two_bodies_of_one_operator_are_both_native(tmp_path):
     assert optimised(model, tmp_path / "o.onnx", kernels=True).count(f"{DOMAIN}::SoftmaxPool_3") == 1
 
 
+def detail(*centre: str) -> ort.InferenceSession:
+    """A graph of DetailPreservingPool whose last input is called so, or is not there, and has no body."""
+    numbers = [helper.make_tensor(name, TensorProto.DOUBLE, [1], [0.5]) for name in ("p", "a", "e")]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 6, 8])]
+    if "c" in centre:
+        inputs.append(helper.make_tensor_value_info("c", TensorProto.DOUBLE, [1, 2, 3, 4]))
+    options = {**WINDOW, "above_only": 0, "normalize": "mean"}
+    node = helper.make_node("DetailPreservingPool", ["x", "p", "a", "e", *centre], ["y"], domain=DOMAIN, **options)
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    graph = helper.make_graph([node], "g", inputs, outputs, initializer=numbers)
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
+    kernels = ort.SessionOptions()
+    register_kernels(kernels)
+    content = helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
+    return ort.InferenceSession(content, kernels)
+
+
+def test_an_input_may_be_missing_only_at_the_end():
+    mean = Window.from_torch(2, 2).cells(X.double(), 0.0).mean(-1)
+    [found] = detail().run(None, {"x": X.numpy()})
+    [given] = detail("c").run(None, {"x": X.numpy(), "c": mean.numpy()})
+    np.testing.assert_allclose(found, given, rtol=1e-6)
+    with pytest.raises(Exception, match="input 4 has no name"):
+        detail("").run(None, {"x": X.numpy()})
+
+
 def test_without_the_library_sessions_run_standard_operators(monkeypatch, tmp_path):
     monkeypatch.setenv("POOLEXPORT_KERNELS", "off")
     assert kernel_library() is None

@@ -60,14 +60,16 @@ def _power_mean(window: Window, x: Tensor) -> list[Call]:
 
 
 def _detail(window: Window, x: Tensor) -> list[Call]:
-    """Without pads, for which the operator has no meaning."""
+    """Without pads, for which the operator has no meaning; with a centre and without, with exponents of all sizes."""
     bare = Window.of(window.kernel_shape, window.strides, [0] * 2 * window.rank, window.dilations)
-    centre = bare.cells(x.double(), 0.0).mean(-1).to(x.dtype)
-    numbers = (x.new_tensor([0.5, 1.0, 0.25]), x.new_tensor([-1.0, 0.0, 1.0]), x.new_tensor([1e-3]))
-    return [
-        ({**bare.onnx(), "above_only": above, "normalize": normalize}, (x, centre, *numbers))
-        for above, normalize in ((False, "mean"), (True, "sum"), (False, "none"))
-    ]
+    centre = bare.cells(x.double(), 0.0)[..., 0] / 2
+    options = ((False, "mean"), (True, "sum"), (False, "none"), (True, "mean"))
+    exponents = ([0.5, 1.0, 0.25], [3.0], [0.7], [30.0, 0.0, 7.5])
+    calls = []
+    for (above, normalize), exponent, centres in zip(options, exponents, ((), (centre,), (centre,), ())):
+        numbers = (torch.tensor(values).double() for values in (exponent, [-1.0, 0.0, 1.0], [1e-3]))
+        calls.append(({**bare.onnx(), "above_only": above, "normalize": normalize}, (x, *numbers, *centres)))
+    return calls
 
 
 def _same(**attributes: Any) -> Callable[[Window, Tensor], list[Call]]:
@@ -258,7 +260,7 @@ SAMPLES: dict[str, Callable[[Window, Tensor], list[Call]]] = {
     "PositionSensitiveRoiPool": _boxed(
         {"output_size": [3, 1], "rule": "torchvision"}, {"output_size": [1, 3], "rule": "r-fcn"}
     ),
-    "PowerAveragePool": _windowed(p=3.0, signed=False),
+    "PowerAveragePool": _all(_windowed(p="3.0", signed=False), _windowed(p=repr(1 / 3), signed=False)),
     "PyramidLevelPool": _pyramid_level,
     "QueryPool": _queried,
     "RoiAlignPool": _boxed(

@@ -37,7 +37,7 @@ def test_weights_that_cancel_answer_zero(dtype):
 def test_powers_that_cancel_answer_zero(p, dtype):
     x = windows().to(dtype)
     assert not LPPool2d(p, 2)(x).any()
-    [answer] = run_onnx("PowerAveragePool", {**WINDOW, "p": float(p), "signed": True}, x)
+    [answer] = run_onnx("PowerAveragePool", {**WINDOW, "p": repr(float(p)), "signed": True}, x)
     assert not answer.any()
 
 
@@ -48,7 +48,7 @@ def test_small_cells_count_for_low_orders(p, cells):
     exact = np.sum(np.asarray(cells, np.float64) ** p) ** (1 / p)
     expected = np.float32(exact) if exact < 1e38 else np.inf
     layer = LPPool2d(p, 2)(x).item()
-    [graph] = run_onnx("PowerAveragePool", {**WINDOW, "p": p, "signed": True}, x)
+    [graph] = run_onnx("PowerAveragePool", {**WINDOW, "p": repr(p), "signed": True}, x)
     # The root magnifies the rounding of the sum by the reciprocal of p.
     np.testing.assert_allclose([layer, graph.item()], expected, rtol=2e-6 / abs(p))
 

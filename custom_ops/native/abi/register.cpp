@@ -157,6 +157,7 @@ class RuntimeCall final : public Call {
     for (size_t i = 0; i < number; ++i) {
       const ort::Value* value = nullptr;
       check(api.input(context, i, &value));
+      if (value == nullptr) refuse("input %zu has no name", i);
       ort::TensorInfo* raw = nullptr;
       check(api.info(value, &raw));
       const Info info(raw);
@@ -208,8 +209,9 @@ struct Placed {
 };
 
 std::vector<Shape> shapes_of(const Placed& placed, const std::vector<Tensor>& inputs) {
-  if (inputs.size() != placed.op->inputs.size())
-    refuse("%zu inputs, and not %zu, are needed", placed.op->inputs.size(), inputs.size());
+  const size_t most = placed.op->inputs.size(), least = most - placed.op->optional;
+  if (inputs.size() < least || inputs.size() > most)
+    refuse("%zu inputs, and not %zu, are needed", least, inputs.size());
   return placed.kernel->shapes(inputs);
 }
 
@@ -226,7 +228,9 @@ Registered registered(const Operator& op, std::string name, Type element) {
   r.output_type = [](const ort::CustomOp* self, size_t i) { return of(self).typed(of(self).op->outputs[i]); };
   r.outputs = [](const ort::CustomOp* self) { return of(self).op->outputs.size(); };
   r.destroy = [](void* kernel) { delete static_cast<Placed*>(kernel); };
-  r.input_characteristic = [](const ort::CustomOp*, size_t) { return ort::REQUIRED; };
+  r.input_characteristic = [](const ort::CustomOp* self, size_t i) {
+    return i + of(self).op->optional < of(self).op->inputs.size() ? ort::REQUIRED : ort::OPTIONAL;
+  };
   r.output_characteristic = [](const ort::CustomOp*, size_t) { return ort::REQUIRED; };
   r.input_memory = [](const ort::CustomOp*, size_t) { return ort::CPU; };
   r.variadic_inputs = [](const ort::CustomOp*) { return 0; };

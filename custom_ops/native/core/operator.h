@@ -110,6 +110,7 @@ struct Operator {
   std::vector<Type> inputs;
   std::vector<Type> outputs;
   std::unique_ptr<Kernel> (*create)(const Attributes&);
+  size_t optional = 0;  // inputs at the end that a node need not have
 };
 
 template <class K>

@@ -21,18 +21,32 @@ POOL_INLINE C polynomial(C x, const C (&c)[N]) {
   return sum;
 }
 
+// The logarithm of a number that is neither 0 nor negative nor subnormal: ln x = f + bend + exponent ln 2, and
+// x = (1 + f) 2^exponent with 1 + f between sqrt(1/2) and sqrt(2).
+struct Split {
+  float f, bend, exponent;
+};
+POOL_INLINE Split split(uint32_t bits) {
+  const int32_t k = int32_t(bits - 0x3f3504f3u) >> 23;
+  const float f = bits_as<float>(bits - (uint32_t(k) << 23)) - 1;
+  constexpr float terms[] = {0.3333333118f,  -0.2499999696f, 0.2000071575f,  -0.1666780232f, 0.1424905765f,
+                             -0.1242568733f, 0.1168541992f,  -0.1147973385f, 0.06971611471f};
+  return {f, f * f * (f * polynomial(f, terms) - 0.5f), float(k)};
+}
+
+// e^r - 1 for |r| <= ln(2)/2.
+POOL_INLINE float expm1_series(float r) {
+  constexpr float terms[] = {0.5000000013f,   0.1666666668f,   0.04166646501f,
+                             0.008333310934f, 0.001393364103f, 0.0001989098087f};
+  return r + r * r * polynomial(r, terms);
+}
+
 }  // namespace detail
 
 // The natural logarithm of a number that is neither 0 nor negative nor subnormal.
 POOL_INLINE float log_of_normal(float x) {
-  const uint32_t bits = bits_as<uint32_t>(x);
-  // x = (1 + f) 2^k with 1 + f between sqrt(1/2) and sqrt(2).
-  const int32_t k = int32_t(bits - 0x3f3504f3u) >> 23;
-  const float f = bits_as<float>(bits - (uint32_t(k) << 23)) - 1, exponent = float(k);
-  constexpr float terms[] = {0.3333333118f,  -0.2499999696f, 0.2000071575f,  -0.1666780232f, 0.1424905765f,
-                             -0.1242568733f, 0.1168541992f,  -0.1147973385f, 0.06971611471f};
-  const float cubic = f * f * (f * detail::polynomial(f, terms) - 0.5f);
-  const float result = exponent * 0.693145752f + (f + (cubic + exponent * 1.42860677e-6f));
+  const detail::Split s = detail::split(bits_as<uint32_t>(x));
+  const float result = s.exponent * 0.693145752f + (s.f + (s.bend + s.exponent * 1.42860677e-6f));
   return x < __builtin_inff() ? result : x;
 }
 POOL_INLINE double log_of_normal(double x) {
@@ -59,10 +73,7 @@ struct Exponential {
 POOL_INLINE Exponential<float> exponential(float t) {
   const float bounded = t < -87.0f ? -87.0f : t;
   const float magic = 0x1.8p23f, shifted = bounded * 1.44269504f + magic, n = shifted - magic;
-  const float r = (bounded - n * 0.693145752f) - n * 1.42860677e-6f;
-  constexpr float terms[] = {0.5000000013f,   0.1666666668f,   0.04166646501f,
-                             0.008333310934f, 0.001393364103f, 0.0001989098087f};
-  const float q = r + r * r * detail::polynomial(r, terms);
+  const float q = detail::expm1_series((bounded - n * 0.693145752f) - n * 1.42860677e-6f);
   const float power = bits_as<float>((bits_as<uint32_t>(shifted) << 23) + (127u << 23));
   return {t < -104.0f ? 0.0f : power + power * q, power * q + (power - 1)};
 }

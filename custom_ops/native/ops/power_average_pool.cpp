@@ -1,28 +1,47 @@
 // PowerAveragePool: the p-norm of every window.
-#include <charconv>
 #include <cmath>
 #include <limits>
 
 #include "core/coverage.h"
+#include "core/float_power.h"
 #include "core/fold.h"
-#include "core/math.h"
+#include "core/number.h"
 #include "core/scale.h"
 
 namespace poolexport {
 namespace {
 
-// How powers are taken.
-enum class Mode { LARGEST, ONE, TWO, THREE, ANY };
+// How powers are taken. Sums of odd powers with signs may cancel, and so magnify what a quick power loses.
+enum class Mode { LARGEST, ONE, TWO, THREE, ANY, ODD };
 
 struct Norm {
   double p;
-  bool is_signed, odd, whole;  // whether p is an odd number, or any whole number
+  bool is_signed, odd;
+  double real;  // of negative numbers up to this one powers are real, by convention that of -infinity; NaN for none
+  FloatPower power, root;
+  double smallest, largest;  // sums whose quick root is a normal number
 
   Norm(double order, bool of_signed)
-      : p(order), is_signed(of_signed), odd(std::fabs(std::fmod(order, 2)) == 1), whole(std::trunc(order) == order) {}
+      : p(order),
+        is_signed(of_signed),
+        odd(std::fabs(std::fmod(order, 2)) == 1),
+        real(!of_signed || std::trunc(order) == order ? 0
+             : std::fabs(order) == 0.5                ? __builtin_nan("")
+                                                      : -__builtin_inf()),
+        power(order),
+        root(1 / order),
+        smallest(std::exp2(-125 * std::fabs(order))),
+        largest(std::exp2(125 * std::fabs(order))) {}
+
+  bool cancels() const { return is_signed && odd; }
 
   Mode mode() const {
-    return std::isinf(p) ? Mode::LARGEST : p == 1 ? Mode::ONE : p == 2 ? Mode::TWO : p == 3 ? Mode::THREE : Mode::ANY;
+    return std::isinf(p) ? Mode::LARGEST
+           : p == 1      ? Mode::ONE
+           : p == 2      ? Mode::TWO
+           : p == 3      ? Mode::THREE
+           : cancels()   ? Mode::ODD
+                         : Mode::ANY;
   }
 };
 
@@ -43,6 +62,9 @@ POOL_INLINE double absolute(double x) { return __builtin_fabs(x); }
 // x^p for x >= 0. Powers of float are made in double and rounded once.
 POOL_INLINE float power(float x, double p) { return float(exp(p * log(double(x)))); }
 inline double power(double x, double p) { return std::pow(x, p); }
+
+POOL_INLINE float quick_power(float x, const FloatPower& power, double) { return power(x); }
+inline double quick_power(double x, const FloatPower&, double p) { return std::pow(x, p); }
 
 POOL_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
 POOL_INLINE double square_root(double x) { return __builtin_sqrt(x); }
@@ -67,9 +89,9 @@ POOL_INLINE C cell_power(const Norm& norm, C x) {
   if constexpr (MODE == Mode::ONE) return base;
   if constexpr (MODE == Mode::TWO) return x * x;
   if constexpr (MODE == Mode::THREE) return x * x * base;
-  const C of_negative = norm.odd ? C(-1) : norm.whole ? C(1) : C(__builtin_nan(""));
-  const C sign = base < 0 ? of_negative : C(1);
-  return power(magnitude, norm.p) * sign;
+  if constexpr (MODE == Mode::ODD) return power(magnitude, norm.p) * (base < 0 ? C(-1) : C(1));
+  const C result = quick_power(magnitude, norm.power, norm.p);
+  return (x < 0) & !(x <= C(norm.real)) ? C(__builtin_nan("")) : result;
 }
 
 template <Mode MODE, class C>
@@ -77,6 +99,7 @@ POOL_INLINE C root_of(const Norm& norm, C sum) {
   if constexpr (MODE == Mode::LARGEST) return norm.p > 0 ? sum : -sum;
   if constexpr (MODE == Mode::ONE) return sum;
   if constexpr (MODE == Mode::TWO) return square_root(sum);
+  if constexpr (MODE == Mode::ANY) return quick_power(sum, norm.root, 1 / norm.p);
   const C nan = C(__builtin_nan(""));
   if constexpr (MODE == Mode::THREE) return sum > 0 ? cube_root(sum) : sum < 0 ? nan : sum;
   // Of a negative sum only the power -1 is real.
@@ -155,10 +178,14 @@ POOL_INLINE void norms(const Job<T>& job, size_t first, size_t last) {
         if (inside != g.cells) sums[i] *= C(double(g.cells) / double(inside));
       }
     }
-    const bool zeros = !lost && norm.p > 0;
+    // Where nothing cancels, a sum that is NaN is right.
+    const bool zeros = !lost && norm.p > 0, nans = !norm.cancels();
+    const bool quick = MODE == Mode::ANY && sizeof(C) == 4;
+    const C smallest = quick && norm.smallest > SMALLEST<C> ? C(norm.smallest) : SMALLEST<C>;
+    const C largest = quick && norm.largest < LARGEST<C> ? C(norm.largest) : LARGEST<C>;
     const auto sound = [&](C sum) __attribute__((always_inline)) {
       const C size = absolute(sum);
-      return ((size >= SMALLEST<C>) & (size <= LARGEST<C>)) | ((size == 0) & zeros);
+      return ((size >= smallest) & (size <= largest)) | ((size == 0) & zeros) | ((size != size) & nans);
     };
     int doubtful = 0;
     for (int64_t i = 0; i < b.width; ++i) doubtful |= !sound(sums[i]);
@@ -186,15 +213,12 @@ POOL_MODE(order_one, Mode::ONE)
 POOL_MODE(order_two, Mode::TWO)
 POOL_MODE(order_three, Mode::THREE)
 POOL_MODE(any_order, Mode::ANY)
+POOL_MODE(odd_order, Mode::ODD)
 
-// The attribute is a float: the decimal number that was meant is the shortest that rounds to it.
-double meant(float p) {
-  if (!std::isfinite(p)) return p;
-  char text[64];
-  const char* const end = std::to_chars(text, text + sizeof text, p).ptr;
-  double value = p;
-  std::from_chars(text, end, value);
-  return value;
+// A number, or an infinity.
+double order_of(const Attributes& attributes) {
+  const std::string text = attributes.get<std::string>("p");
+  return text == "inf" ? __builtin_inf() : text == "-inf" ? -__builtin_inf() : number_of("p", text);
 }
 
 struct PowerAveragePool final : Kernel {
@@ -202,8 +226,8 @@ struct PowerAveragePool final : Kernel {
   Norm norm;
 
   explicit PowerAveragePool(const Attributes& attributes)
-      : window(attributes), norm(meant(attributes.get<float>("p")), attributes.get<int64_t>("signed", 0) != 0) {
-    if (norm.p == 0 || std::isnan(norm.p)) refuse("p must be a number other than 0, not %g", norm.p);
+      : window(attributes), norm(order_of(attributes), attributes.get<int64_t>("signed", 0) != 0) {
+    if (norm.p == 0) refuse("p must be a number other than 0");
   }
 
   std::vector<Shape> shapes(const std::vector<Tensor>& inputs) const override {
@@ -225,6 +249,7 @@ struct PowerAveragePool final : Kernel {
           case Mode::TWO: return order_two(job, first, last);
           case Mode::THREE: return order_three(job, first, last);
           case Mode::ANY: return any_order(job, first, last);
+          case Mode::ODD: return odd_order(job, first, last);
         }
       });
     });

@@ -1,5 +1,6 @@
 // QueryPool: every cell of a grid looks at four points around its centre, interpolated between cells of the map.
 #include <cmath>
+#include <cstring>
 
 #include "core/larger.h"
 #include "core/number.h"
@@ -36,56 +37,84 @@ POOL_INLINE C between(C low, C high, C share) {
   return share == 0 ? low : mixed;
 }
 
-// Points of a line of cells, side by side.
+// Whole points of a line of cells, side by side.
 template <class C>
 POOL_INLINE void pick(const C* __restrict line, const Points<C>& p, int64_t count, C* __restrict to) {
-  const int32_t *low = p.low.data(), *high = p.high.data();
-  const C* share = p.share.data();
+  const int32_t* low = p.low.data();
   if (p.stride > 0)
     detail::strided(line + low[0], p.stride, to, count);
-  else if (p.whole)
-    for (int64_t i = 0; i < count; ++i) to[i] = line[low[i]];
   else
-    for (int64_t i = 0; i < count; ++i) to[i] = between(line[low[i]], line[high[i]], share[i]);
+    for (int64_t i = 0; i < count; ++i) to[i] = line[low[i]];
+}
+
+template <class C>
+struct Quads {
+  typedef C type __attribute__((vector_size(4 * sizeof(C))));
+};
+
+// The points of both lines at a column, twice: behind each other, cells of the upper line and of the lower one alternate.
+// One vector holds all that a point lies between, which is quicker than gathering it from two lines for several points.
+template <class C>
+POOL_INLINE void at_column(const C* pairs, const Points<C>& p, size_t i, typename Quads<C>::type& to) {
+  typename Quads<C>::type cells;
+  std::memcpy(&cells, pairs + 2 * p.low[i], sizeof cells);
+  const C share = p.share[i];
+  to = __builtin_shufflevector(cells, cells, 0, 1, 0, 1);
+  if (share != 0) to = to * (1 - share) + __builtin_shufflevector(cells, cells, 2, 3, 2, 3) * share;
+}
+
+// What four numbers reduce to.
+template <class C>
+POOL_INLINE C reduced(bool average, C a, C b, C c, C d) {
+  return average ? C(0.25) * (((a + b) + c) + d) : larger(larger(a, b), larger(c, d));
 }
 
 template <class T>
 POOL_INLINE void lines_of(const Job<T>& job, size_t first, size_t last) {
   using C = computed<T>;
   const int64_t width = job.width, count = job.output_width;
-  C *const upper = job.scratch, *const lower = upper + width;
-  C* const points = lower + width;
+  const Points<C> &left = job.columns[0], &right = job.columns[1];
+  // Both lines, one after the other or cell by cell; behind the last cells there may be any.
+  C *const lines = job.scratch, *const points = lines + 2 * width + 2;
   for (int64_t index = int64_t(first); index < int64_t(last); ++index) {
-    const int64_t i = index % job.output_height;
+    const size_t i = size_t(index % job.output_height);
     const T* plane = job.x + index / job.output_height * job.height * width;
-    for (int side = 0; side < 2; ++side) {
-      const Points<C>& p = job.rows[side];
-      const C share = p.share[size_t(i)];
-      const T *low = plane + p.low[size_t(i)] * width, *high = plane + p.high[size_t(i)] * width;
-      C* __restrict const to = side == 0 ? upper : lower;
-      if (share == 0)
-        for (int64_t k = 0; k < width; ++k) to[k] = widen(low[k]);
-      else
-        for (int64_t k = 0; k < width; ++k) to[k] = between(C(widen(low[k])), C(widen(high[k])), share);
-    }
+    const Points<C> &above = job.rows[0], &below = job.rows[1];
+    const T *a = plane + above.low[i] * width, *b = plane + above.high[i] * width;
+    const T *c = plane + below.low[i] * width, *d = plane + below.high[i] * width;
+    const C s = above.share[i], t = below.share[i];
+    const auto upper = [&](int64_t k) __attribute__((always_inline)) { return between(C(widen(a[k])), C(widen(b[k])), s); };
+    const auto lower = [&](int64_t k) __attribute__((always_inline)) { return between(C(widen(c[k])), C(widen(d[k])), t); };
     T* const y = job.y + index * count;
-    if (!job.average && job.columns[0].whole && job.columns[1].whole) {
+    if (!left.whole || !right.whole) {
+      for (int64_t k = 0; k < width; ++k) lines[2 * k] = upper(k), lines[2 * k + 1] = lower(k);
+      for (int64_t k = 0; k < count; ++k) {
+        typename Quads<C>::type low, high;
+        at_column(lines, left, size_t(k), low);
+        at_column(lines, right, size_t(k), high);
+        const auto four = __builtin_shufflevector(low, high, 0, 4, 1, 5);
+        std::memcpy(points + 4 * k, &four, sizeof four);
+      }
+      for (int64_t k = 0; k < count; ++k) {
+        const C* p = points + 4 * k;
+        y[k] = narrow<T>(reduced(job.average, p[0], p[1], p[2], p[3]));
+      }
+    } else if (!job.average) {
       // Cells are compared, and not mixed: lines first, then points.
-      for (int64_t k = 0; k < width; ++k) upper[k] = larger(upper[k], lower[k]);
-      pick(upper, job.columns[0], count, points);
-      pick(upper, job.columns[1], count, points + count);
+      for (int64_t k = 0; k < width; ++k) lines[k] = larger(upper(k), lower(k));
+      pick(lines, left, count, points);
+      pick(lines, right, count, points + count);
       for (int64_t k = 0; k < count; ++k) y[k] = narrow<T>(larger(points[k], points[k + count]));
-      continue;
+    } else {
+      for (int64_t k = 0; k < width; ++k) lines[k] = upper(k), lines[width + k] = lower(k);
+      for (int side = 0; side < 2; ++side)
+        for (int line = 0; line < 2; ++line)
+          pick(lines + line * width, job.columns[side], count, points + (2 * line + side) * count);
+      for (int64_t k = 0; k < count; ++k) {
+        const C* p = points + k;
+        y[k] = narrow<T>(reduced(true, p[0], p[count], p[2 * count], p[3 * count]));
+      }
     }
-    pick(upper, job.columns[0], count, points);
-    pick(upper, job.columns[1], count, points + count);
-    pick(lower, job.columns[0], count, points + 2 * count);
-    pick(lower, job.columns[1], count, points + 3 * count);
-    const C *a = points, *b = a + count, *c = b + count, *d = c + count;
-    if (job.average)
-      for (int64_t k = 0; k < count; ++k) y[k] = narrow<T>(C(0.25) * (((a[k] + b[k]) + c[k]) + d[k]));
-    else
-      for (int64_t k = 0; k < count; ++k) y[k] = narrow<T>(larger(larger(a[k], b[k]), larger(c[k], d[k])));
   }
 }
 
@@ -130,7 +159,7 @@ struct QueryPool final : Kernel {
           points[axis][side] = place<T>(x[axis + 2], y[axis + 2], size[axis], side ? offset[axis] : -offset[axis]);
       Job<T> whole{call.inputs[0].as<T>(), call.output<T>(), points[0], points[1], x[2], x[3], y[2], y[3], average,
                    nullptr};
-      for_rows<C>(call, y[0] * y[1] * y[2], size_t(2 * x[3] + 4 * y[3]), [&](size_t first, size_t last, C* scratch) {
+      for_rows<C>(call, y[0] * y[1] * y[2], size_t(2 * x[3] + 2 + 4 * y[3]), [&](size_t first, size_t last, C* scratch) {
         Job<T> job = whole;
         job.scratch = scratch;
         lines(job, first, last);
