@@ -203,6 +203,20 @@ def test_weighted_average_pool(rank, dtype):
         compare("WeightedAveragePool", window.onnx(), x, x.relu())
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 40, 112), (1, 1, 5, 2100)])
+@pytest.mark.parametrize("spread", [30.0, 60.0, 90.0, 350.0, 800.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_softmax_pool_is_right_whatever_the_logits_and_cells_span(dtype, spread, shape):
+    """Kernels share exponentials among windows as long as neither they nor their products leave the range."""
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.uniform(-spread, spread, shape)).to(dtype)
+    cells = torch.from_numpy(rng.standard_normal(shape))
+    window = Window.from_torch(2, 3, 2, 1).onnx()
+    compare("SoftmaxPool", window, logits, logits)
+    for magnitude in (1.0, 1e-25, 1e36):
+        compare("SoftmaxPool", window, (cells * magnitude).to(dtype), logits)
+
+
 @RANKS
 @DTYPES
 @pytest.mark.parametrize("order", [1, 2, 3, 0.5, 1 / 3, 1.5, -1, -2.5, 5, 16, math.inf, -math.inf])

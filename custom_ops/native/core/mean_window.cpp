@@ -9,11 +9,11 @@ namespace {
 template <class T, class S>
 struct Job {
   Geometry g;
+  Tiling tiling;
   Coverage coverage;
   double divisor;
   const T* x;
   T* y;
-  S* scratch;
 };
 template <class T>
 using Plain = Job<T, computed<T>>;
@@ -33,25 +33,34 @@ POOL_INLINE void divide(const S* __restrict sums, double divisor, T* __restrict 
 template <class T, class S>
 POOL_INLINE void rows_of(const Job<T, S>& job, size_t first, size_t last) {
   const Geometry& g = job.g;
-  const auto body = [&](const Block& b, T* y) __attribute__((always_inline)) {
-    const T* plane = job.x + b.plane * g.plane_size();
+  const auto body = [&](const Tile& t, T* y) __attribute__((always_inline)) {
+    const T* plane = job.x + t.plane * g.plane_size();
     const auto cell = [&](int64_t at) __attribute__((always_inline)) { return S(widen(plane[at])); };
-    S sums[WIDE];
-    fold(g, b, S(0), job.scratch, sums, cell, Sum{});
-    const int64_t lines = job.divisor != 0 ? 1 : job.coverage.along(g, 0, b.depth) * job.coverage.along(g, 1, b.row);
-    const auto divisor = [&](int64_t i) {
-      return job.divisor != 0 ? job.divisor : double(lines * job.coverage.along(g, 2, b.column + i));
+    S sums[TILE];
+    fold(g, t, S(0), sums, cell, Sum{});
+    const auto across = [&](int64_t i) { return job.coverage.along(g, 2, t.column + i); };
+    const auto lines = [&](int64_t row) {
+      return job.coverage.along(g, 0, t.depth) * job.coverage.along(g, 1, t.row + row);
+    };
+    const auto divisor = [&](int64_t row, int64_t i) {
+      return job.divisor != 0 ? job.divisor : double(lines(row) * across(i));
     };
     // Away from the borders all windows of a row have one divisor; dilated ones at a border may have any.
-    const double common = divisor(b.width / 2);
-    int64_t low = b.width / 2, high = low;
-    while (low > 0 && divisor(low - 1) == common) --low;
-    while (high < b.width && divisor(high) == common) ++high;
-    for (int64_t i = 0; i < low; ++i) divide(sums + i, divisor(i), y + i, 1);
-    divide(sums + low, common, y + low, high - low);
-    for (int64_t i = high; i < b.width; ++i) divide(sums + i, divisor(i), y + i, 1);
+    const int64_t middle = t.width / 2, common = across(middle);
+    int64_t low = middle, high = middle;
+    while (low > 0 && (job.divisor != 0 || across(low - 1) == common)) --low;
+    while (high < t.width && (job.divisor != 0 || across(high) == common)) ++high;
+    const bool seamless = low == 0 && high == g.output[2] && t.pitch == high;
+    for (int64_t row = 0, end = 1; row < t.rows; row = end++) {
+      while (seamless && end < t.rows && (job.divisor != 0 || lines(end) == lines(row))) ++end;
+      const S* const from = sums + row * t.pitch;
+      T* const to = y + row * g.output[2];
+      for (int64_t i = 0; i < low; ++i) divide(from + i, divisor(row, i), to + i, 1);
+      divide(from + low, divisor(row, middle), to + low, (end - row - 1) * t.pitch + high - low);
+      for (int64_t i = high; i < t.width; ++i) divide(from + i, divisor(row, i), to + i, 1);
+    }
   };
-  for_blocks<WIDE>(g, job.y, int64_t(first), int64_t(last), body);
+  for_tiles(g, job.tiling, job.y, int64_t(first), int64_t(last), body);
 }
 
 template <class T>
@@ -69,16 +78,15 @@ void mean_windows(const Call& call, const Mean& mean) {
     using T = decltype(element);
     const Geometry g(mean.window, call.inputs[0].shape);
     const Coverage coverage(g, mean.counted);
+    const Tiling tiling(g, false);
     const double divisor = double(mean.divisor);
     const T* x = call.inputs[0].as<T>();
-    if (mean.precise)
-      for_rows<double>(call, g.rows(), fold_scratch(g), [&](size_t first, size_t last, double* scratch) {
-        precise_rows({g, coverage, divisor, x, call.output<T>(), scratch}, first, last);
-      });
-    else
-      for_rows<computed<T>>(call, g.rows(), fold_scratch(g), [&](size_t first, size_t last, computed<T>* scratch) {
-        rows({g, coverage, divisor, x, call.output<T>(), scratch}, first, last);
-      });
+    call.split(size_t(g.rows()), [&](size_t first, size_t last, size_t) {
+      if (mean.precise)
+        precise_rows({g, tiling, coverage, divisor, x, call.output<T>()}, first, last);
+      else
+        rows({g, tiling, coverage, divisor, x, call.output<T>()}, first, last);
+    });
   });
 }
 

@@ -158,14 +158,14 @@ POOL_INLINE void for_taps(const Geometry& g, const Block& b, const T* plane, C p
 }
 
 // Calls body(block, to) for every block of the rows from first up to last; `to` is where its outputs begin.
-template <int64_t WIDTH = BLOCK, class T, class Body>
+template <class T, class Body>
 POOL_INLINE void for_blocks(const Geometry& g, T* y, int64_t first, int64_t last, const Body& body) {
   for (int64_t index = first; index < last; ++index) {
     const int64_t row = index % g.output[1], depth = index / g.output[1] % g.output[0];
     const int64_t plane = index / (g.output[1] * g.output[0]);
-    for (int64_t column = 0; column < g.output[2]; column += WIDTH) {
+    for (int64_t column = 0; column < g.output[2]; column += BLOCK) {
       const int64_t left = g.output[2] - column;
-      body(Block{plane, depth, row, column, left < WIDTH ? left : WIDTH}, y + index * g.output[2] + column);
+      body(Block{plane, depth, row, column, left < BLOCK ? left : BLOCK}, y + index * g.output[2] + column);
     }
   }
 }

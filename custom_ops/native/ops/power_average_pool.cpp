@@ -48,12 +48,12 @@ struct Norm {
 template <class T>
 struct Job {
   Geometry g;
+  Tiling tiling;
   Norm norm;
   Coverage coverage;
   bool padded;
   const T* x;
   T* y;
-  computed<T>* scratch;
 };
 
 POOL_INLINE float absolute(float x) { return __builtin_fabsf(x); }
@@ -151,14 +151,20 @@ POOL_INLINE void norms(const Job<T>& job, size_t first, size_t last) {
   using Bits = std::conditional_t<sizeof(C) == 4, uint32_t, uint64_t>;
   const Geometry& g = job.g;
   const Norm norm = job.norm;
-  const auto body = [&](const Block& b, T* y) __attribute__((always_inline)) {
-    const T* plane = job.x + b.plane * g.plane_size();
-    C sums[WIDE];
+  const auto body = [&](const Tile& t, T* y) __attribute__((always_inline)) {
+    const T* plane = job.x + t.plane * g.plane_size();
+    C sums[TILE];
+    const auto finish = [&]() __attribute__((always_inline)) {
+      for_results(g, t, y, [&](int64_t from, T* to, int64_t count) __attribute__((always_inline)) {
+        for (int64_t i = 0; i < count; ++i) to[i] = narrow<T>(root_of<MODE>(norm, sums[from + i]));
+      });
+    };
     if constexpr (MODE == Mode::LARGEST) {
-      const auto value = [&](int64_t at) __attribute__((always_inline)) { return cell_power<MODE>(norm, C(widen(plane[at]))); };
-      fold(g, b, C(-__builtin_inf()), job.scratch, sums, value, Larger{});
-      for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(root_of<MODE>(norm, sums[i]));
-      return;
+      const auto value = [&](int64_t at) __attribute__((always_inline)) {
+        return cell_power<MODE>(norm, C(widen(plane[at])));
+      };
+      fold(g, t, C(-__builtin_inf()), sums, value, Larger{});
+      return finish();
     }
     // A sum of 0 is that of zeros, unless a cell is so small that its power is lost.
     Bits least = ~Bits{0};
@@ -168,16 +174,21 @@ POOL_INLINE void norms(const Job<T>& job, size_t first, size_t last) {
       least = size < least ? size : least;
       return cell_power<MODE>(norm, x);
     };
-    fold(g, b, C(0), job.scratch, sums, value, Sum{});
+    fold(g, t, C(0), sums, value, Sum{});
     const C lowest = bits_as<C>(Bits(least + 1));
     const bool lost = least != ~Bits{0} && !(cell_power<MODE>(norm, lowest) >= SMALLEST<C>);
-    if (job.padded) {
-      const int64_t lines = job.coverage.along(g, 0, b.depth) * job.coverage.along(g, 1, b.row);
-      for (int64_t i = 0; i < b.width; ++i) {
-        const int64_t inside = lines * job.coverage.along(g, 2, b.column + i);
-        if (inside != g.cells) sums[i] *= C(double(g.cells) / double(inside));
-      }
-    }
+    const auto inside = [&](int64_t row, int64_t i) {
+      return job.coverage.along(g, 0, t.depth) * job.coverage.along(g, 1, t.row + row) *
+             job.coverage.along(g, 2, t.column + i);
+    };
+    const auto each = [&](auto&& body) __attribute__((always_inline)) {
+      for (int64_t row = 0; row < t.rows; ++row)
+        for (int64_t i = 0; i < t.width; ++i) body(row, i, sums[row * t.pitch + i]);
+    };
+    if (job.padded)
+      each([&](int64_t row, int64_t i, C& sum) __attribute__((always_inline)) {
+        if (inside(row, i) != g.cells) sum *= C(double(g.cells) / double(inside(row, i)));
+      });
     // Where nothing cancels, a sum that is NaN is right.
     const bool zeros = !lost && norm.p > 0, nans = !norm.cancels();
     const bool quick = MODE == Mode::ANY && sizeof(C) == 4;
@@ -188,17 +199,17 @@ POOL_INLINE void norms(const Job<T>& job, size_t first, size_t last) {
       return ((size >= smallest) & (size <= largest)) | ((size == 0) & zeros) | ((size != size) & nans);
     };
     int doubtful = 0;
-    for (int64_t i = 0; i < b.width; ++i) doubtful |= !sound(sums[i]);
-    for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(root_of<MODE>(norm, sums[i]));
+    for (int64_t i = 0; i < (t.rows - 1) * t.pitch + t.width; ++i) doubtful |= !sound(sums[i]);
+    finish();
     if (!doubtful) return;
-    for (int64_t i = 0; i < b.width; ++i) {
-      if (sound(sums[i])) continue;
-      const int64_t inside = job.coverage.along(g, 0, b.depth) * job.coverage.along(g, 1, b.row) *
-                             job.coverage.along(g, 2, b.column + i);
-      y[i] = narrow<T>(C(careful(job, b, i, double(g.cells) / double(inside))));
-    }
+    each([&](int64_t row, int64_t i, C& sum) {
+      if (sound(sum)) return;
+      const double share = double(g.cells) / double(inside(row, i));
+      const Block b{t.plane, t.depth, t.row + row, t.column, t.width};
+      y[row * g.output[2] + i] = narrow<T>(C(careful(job, b, i, share)));
+    });
   };
-  for_blocks<WIDE>(g, job.y, int64_t(first), int64_t(last), body);
+  for_tiles(g, job.tiling, job.y, int64_t(first), int64_t(last), body);
 }
 
 #define POOL_MODE(name, MODE)                                            \
@@ -241,8 +252,8 @@ struct PowerAveragePool final : Kernel {
       const Coverage coverage(g, Shape(2 * window.rank()));
       bool padded = false;
       for (size_t i = 0; i < window.rank(); ++i) padded = padded || window.begin[i] || window.end[i];
-      for_rows<computed<T>>(call, g.rows(), fold_scratch(g), [&](size_t first, size_t last, computed<T>* scratch) {
-        const Job<T> job{g, norm, coverage, padded, call.inputs[0].as<T>(), call.output<T>(), scratch};
+      const Job<T> job{g, Tiling(g, false), norm, coverage, padded, call.inputs[0].as<T>(), call.output<T>()};
+      call.split(size_t(g.rows()), [&](size_t first, size_t last, size_t) {
         switch (norm.mode()) {
           case Mode::LARGEST: return largest(job, first, last);
           case Mode::ONE: return order_one(job, first, last);

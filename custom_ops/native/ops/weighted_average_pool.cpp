@@ -8,10 +8,10 @@ namespace {
 template <class T>
 struct Job {
   Geometry g;
+  Tiling tiling;
   const T *x, *weights;
   int64_t repeat;  // channels of x that share a plane of weights
   T* y;
-  computed<T>* scratch;
 };
 
 // Where every number but 0 lies between these, no product and no sum leaves the range or loses digits.
@@ -48,9 +48,9 @@ POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
   using C = computed<T>;
   using Bits = std::conditional_t<sizeof(C) == 4, uint32_t, uint64_t>;
   const Geometry& g = job.g;
-  const auto body = [&](const Block& b, T* y) __attribute__((always_inline)) {
-    const T* plane = job.x + b.plane * g.plane_size();
-    const T* weights = job.weights + b.plane / job.repeat * g.plane_size();
+  const auto body = [&](const Tile& t, T* y) __attribute__((always_inline)) {
+    const T* plane = job.x + t.plane * g.plane_size();
+    const T* weights = job.weights + t.plane / job.repeat * g.plane_size();
     // The least of all numbers but 0, less one, and the largest; a negative weight is larger than any.
     Bits least = ~Bits{0}, most = 0;
     const auto note = [&](Bits bits) __attribute__((always_inline)) {
@@ -67,14 +67,21 @@ POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
       note(bits_as<Bits>(x < 0 ? -x : x + C(0)));
       return x * C(widen(weights[at]));
     };
-    C below[WIDE], above[WIDE];
-    fold(g, b, C(0), job.scratch, below, weight, Sum{});
-    fold(g, b, C(0), job.scratch, above, product, Sum{});
-    for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(above[i] / (below[i] == 0 ? C(1) : below[i]));
+    C below[TILE], above[TILE];
+    fold(g, t, C(0), below, weight, Sum{});
+    fold(g, t, C(0), above, product, Sum{});
+    for_results(g, t, y, [&](int64_t from, T* to, int64_t count) __attribute__((always_inline)) {
+      for (int64_t i = 0; i < count; ++i) {
+        const C divisor = below[from + i];
+        to[i] = narrow<T>(above[from + i] / (divisor == 0 ? C(1) : divisor));
+      }
+    });
     if (least >= bits_as<Bits>(SMALLEST<C>) - 1 && most <= bits_as<Bits>(LARGEST<C>)) return;
-    for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(C(careful(job, b, i)));
+    for (int64_t row = 0; row < t.rows; ++row)
+      for (int64_t i = 0; i < t.width; ++i)
+        y[row * g.output[2] + i] = narrow<T>(C(careful(job, {t.plane, t.depth, t.row + row, t.column, t.width}, i)));
   };
-  for_blocks<WIDE>(g, job.y, int64_t(first), int64_t(last), body);
+  for_tiles(g, job.tiling, job.y, int64_t(first), int64_t(last), body);
 }
 
 POOL_FOR_EACH_ELEMENT(rows, Job)
@@ -94,9 +101,9 @@ struct WeightedAveragePool final : Kernel {
       using T = decltype(element);
       const Geometry g(window, call.inputs[0].shape);
       const int64_t repeat = channels_sharing(call.inputs[0].shape, call.inputs[1].shape);
-      for_rows<computed<T>>(call, g.rows(), fold_scratch(g), [&](size_t first, size_t last, computed<T>* scratch) {
-        rows({g, call.inputs[0].as<T>(), call.inputs[1].as<T>(), repeat, call.output<T>(), scratch}, first, last);
-      });
+      const Job<T> job{g,      Tiling(g, false), call.inputs[0].as<T>(), call.inputs[1].as<T>(),
+                       repeat, call.output<T>()};
+      call.split(size_t(g.rows()), [&](size_t first, size_t last, size_t) { rows(job, first, last); });
     });
   }
 };
