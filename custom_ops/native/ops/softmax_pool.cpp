@@ -16,7 +16,7 @@ struct Job {
 
 // Below this exp is 0, and the cell adds nothing whatever it holds.
 template <class C>
-constexpr C UNDERFLOW = sizeof(C) == 4 ? C(-104) : C(-746);
+constexpr C VANISHING = sizeof(C) == 4 ? C(-104) : C(-746);
 
 template <class T>
 POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
@@ -37,7 +37,7 @@ POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
       const C *score = scores + k * BLOCK, *cell = cells + k * BLOCK;
       for (int64_t i = 0; i < width; ++i) {
         const C shifted = score[i] - largest[i], weight = exp_of_negative(shifted);
-        above[i] += shifted < UNDERFLOW<C> ? C(0) : weight * cell[i];
+        above[i] += shifted < VANISHING<C> ? C(0) : weight * cell[i];
         below[i] += weight;
       }
     }
