@@ -4,7 +4,8 @@
     python benchmarks/kernels.py --only "SoftPool 2/2"   # prints, writes nothing
 
 Machines are shared and noisy, so all forms of a row run in turns within one loop, the least time of each counts, and
-what to read are ratios: to a copy of the input, which moves the bytes and computes nothing, and to each other.
+what to read are ratios: to a copy of the input, which moves the bytes and computes nothing, and to each other. Where
+OpenVINO can be imported it runs our file of standard operators; `make bench` installs it into .venv-bench.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from torch import Tensor, nn
 import poolexport
 from methods import machine, repeats_of
 from poolexport import stress
+from poolexport.errors import first_line
 from poolexport.nn import (
     AdaptiveAvgPool2d,
     CompactBilinearPool2d,
@@ -63,12 +66,14 @@ ROUNDS = 25
 #: A round repeats a form until it has taken about this long, in seconds.
 LEAST = 0.01
 RESULTS = Path(__file__).parent / "results" / "kernels.json"
+#: How far another runtime's answer may be off, as a share of the largest magnitude, for its time to count.
+ALIKE = 1e-3
 #: Sizes of a square map of 64 channels, and kernels over a map of 112 by 112, for the two plots of cost.
 SIZES = (8, 16, 32, 64, 128, 256, 512)
 KERNELS = (2, 3, 4, 5, 7, 9, 11)
 
 #: What the kernels are compared with, by geometric means.
-COMPARED = ("torch", "torch.onnx", "torch.onnx, safe", "torch.compile", "function")
+COMPARED = ("torch", "torch.onnx", "torch.onnx, safe", "torch.compile", "OpenVINO", "function")
 
 Form = Callable[[], Any]
 
@@ -204,12 +209,13 @@ def boxes() -> Row:
     return Row(RoIMaxPool2d(7, 1 / 16), (x, rois), 1, base="MaxRoiPool", peer=peer)
 
 
-def forms_of(row: Row, folder: Path, *, compiled: bool = True) -> dict[str, Form]:
-    """The forms of a row, ready to be called."""
+def forms_of(row: Row, folder: Path, *, compiled: bool = True) -> tuple[dict[str, Form], dict[str, str]]:
+    """The forms of a row, ready to be called, and what is wrong with those that are not worth timing."""
     layer, inputs = row.layer.eval(), row.inputs
     names = [f"x{i}" for i in range(len(inputs))]
     feed = {name: x.numpy() for name, x in zip(names, inputs)}
     theirs = (row.torchs or row.naive or layer).eval()
+    untimed: dict[str, str] = {}
     forms: dict[str, Form] = {"copy": lambda: inputs[0].clone(), "torch": calling(theirs, inputs)}
     if compiled:
         torch.compiler.reset()
@@ -225,11 +231,15 @@ def forms_of(row: Row, folder: Path, *, compiled: bool = True) -> dict[str, Form
             forms[form] = running(opened, list(feed.values()))
             if written is row.safe:
                 require_same(opened, poolexport.session(content, threads=1, kernels=False), inputs)
-    if importlib.util.find_spec("openvino") is not None:
-        forms["OpenVINO"] = in_openvino(ours(layer, inputs, names, portable=True), folder, list(feed.values()))
+    if has_openvino():
+        inlined = ours(layer, inputs, names, portable=True)
+        try:
+            forms["OpenVINO"] = in_openvino(inlined, folder, list(feed.values()), forms["function"]()[0])
+        except Exception as error:
+            untimed["OpenVINO"] = first_line(error)
     if row.peer is not None:
         forms[row.peer[0]] = row.peer[1]
-    return forms
+    return forms, untimed
 
 
 def running(opened: ort.InferenceSession, values: Sequence[np.ndarray]) -> Form:
@@ -269,13 +279,22 @@ def ours(layer: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str], *, 
     return content
 
 
-def in_openvino(content: bytes, folder: Path, feed: list[np.ndarray]) -> Form:
+def has_openvino() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
+def in_openvino(content: bytes, folder: Path, feed: list[np.ndarray], expected: np.ndarray) -> Form:
+    """OpenVINO on a file; an exception where it cannot run it, or answers otherwise."""
     import openvino
 
     path = folder / "inlined.onnx"
     path.write_bytes(content)
     options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino.Core().compile_model(os.fspath(path), "CPU", options)
+    answer = compiled(feed)[0]
+    off = np.abs(answer - expected).max() / np.abs(expected).max()
+    if not off <= ALIKE:
+        raise ValueError("its answer is " + ("NaN" if np.isnan(off) else f"off by {off:.2g} of the largest magnitude"))
     return lambda: compiled(feed)
 
 
@@ -306,12 +325,15 @@ def roofline(row: Row, taken: dict[str, float], moved: int, exp: float) -> dict[
     return {"bytes": round(taken["copy"] * moved / copied, 4), "exps": round(row.exps * exp, 4)}
 
 
-def judged(name: str, row: Row, taken: dict[str, float], moved: int, exp: float) -> dict[str, Any]:
+def judged(
+    name: str, row: Row, taken: dict[str, float], untimed: dict[str, str], moved: int, exp: float
+) -> dict[str, Any]:
     """A row of the table: times, ratios, and whether the goal is met."""
     ratio = taken["native"] / taken[row.base]
     return {
         "row": name,
         "milliseconds": taken,
+        "untimed": untimed,
         "base": row.base,
         "goal": row.goal,
         "ratio": round(ratio, 3),
@@ -342,7 +364,7 @@ def swept(folder: Path) -> dict[str, Any]:
             for n in tried:
                 kernel, side = (2, n) if kind == "size" else (n, SHAPE[2])
                 row = Row(ours(kernel), (images(1, SHAPE[1], side, side),), 1, naive(kernel))
-                taken = milliseconds(forms_of(row, folder, compiled=False), rounds=7)
+                taken = milliseconds(forms_of(row, folder, compiled=False)[0], rounds=7)
                 found[kind].setdefault(name, {})[n] = taken
     return found
 
@@ -362,20 +384,23 @@ def main(only: Sequence[str], output: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in track(only or list(known), "measuring"):
             row = known[name]()
-            forms = forms_of(row, Path(folder))
+            forms, untimed = forms_of(row, Path(folder))
             moved = sum(x.nbytes for x in row.inputs) + sum(y.nbytes for y in forms["native"]())
-            results.append(judged(name, row, milliseconds(forms), moved, exp))
+            results.append(judged(name, row, milliseconds(forms), untimed, moved, exp))
             told = "  ".join(f"{form} {taken:.3f}" for form, taken in results[-1]["milliseconds"].items())
             word = "met" if results[-1]["met"] else "missed"
+            told += "".join(f"\n    {form} cannot: {reason}" for form, reason in untimed.items())
             click.echo(f"{name}: {results[-1]['ratio']:.2f} x {row.base}, goal {row.goal:g}, {word}\n    {told}")
-        means = {form: geometric_mean(results, form) for form in COMPARED}
+        timed = [form for form in COMPARED if any(form in result["milliseconds"] for result in results)]
+        means = {form: geometric_mean(results, form) for form in timed}
         for form, (ratio, count) in means.items():
             click.echo(f"{form}: {ratio} x the kernels, geometric mean of {count} rows")
         target = output or (None if only else RESULTS)
         if target is None:
             return
         sweeps = swept(Path(folder))
-    write(target, {"machine": machine() | {"load_before": round(busy, 2)}, "rows": results, "means": means} | sweeps)
+    made = machine() | {"load_before": round(busy, 2)} | ({"openvino": version("openvino")} if has_openvino() else {})
+    write(target, {"machine": made, "rows": results, "means": means} | sweeps)
 
 
 def write(target: Path, report: dict[str, Any]) -> None:

@@ -55,16 +55,24 @@ def table() -> str:
             f"| {row['row']} | {taken['copy']:.3f} | {' | '.join(cells)} | {row['two_threads']:.2f} "
             f"| {least:.2f} | {row['ratio']:.2f} x {row['base']} | {row['goal']:g} | {word} |"
         )
+    untimed = [
+        f"{form} cannot do {row['row']}: {reason}."
+        for row in rows
+        for form, reason in row.get("untimed", {}).items()
+        if form in forms
+    ]
     means = ", ".join(f"{form} {ratio:.1f} ({count} rows)" for form, (ratio, count) in report["means"].items())
+    packages = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "OpenVINO"}
+    versions = ", ".join(f"{title} {machine[name]}" for name, title in packages.items() if name in machine)
     return "\n".join(
         [
             *lines,
             "",
             f"How many times as long as the kernels the other forms take, geometric means: {means}.",
             "",
-            f"Measured on {machine['date']}: {machine['processor']}, {machine['cores']} cores, torch "
-            f"{machine['torch']}, onnxruntime {machine['onnxruntime']}; load before the run {machine['load_before']}; "
-            "`make bench` measures again.",
+            *([" ".join(untimed), ""] if untimed else []),
+            f"Measured on {machine['date']}: {machine['processor']}, {machine['cores']} cores, {versions}; "
+            f"load before the run {machine['load_before']}; `make bench` measures again.",
         ]
     )
 
@@ -79,13 +87,14 @@ def pictures() -> None:
 
     report = found()
     rows = [row for row in report["rows"] if row["base"] == "copy"]
-    shown = ("torch", "torch.compile", "torch.onnx", "function", "native")
-    colours = dict(zip(shown, ("#9aa5b1", "#6b8fb5", "#d99a5b", "#7fb58f", "#1f6f4a")))
+    colours = dict(zip(FORMS, ("#9aa5b1", "#6b8fb5", "#d99a5b", "#b5765f", "#a98bb8", "#7fb58f", "#1f6f4a")))
+    shown = [form for form in FORMS if any(form in row["milliseconds"] for row in rows)]
+    step = 0.8 / len(shown)
     figure, axes = plt.subplots(figsize=(9, 6))
     for k, form in enumerate(shown):
-        places = [i + (k - 2) * 0.16 for i, row in enumerate(rows) if form in row["milliseconds"]]
+        places = [i + (k - (len(shown) - 1) / 2) * step for i, row in enumerate(rows) if form in row["milliseconds"]]
         ratios = [r["milliseconds"][form] / r["milliseconds"]["copy"] for r in rows if form in r["milliseconds"]]
-        axes.barh(places, ratios, 0.15, label=form, color=colours[form])
+        axes.barh(places, ratios, 0.94 * step, label=form, color=colours[form])
     axes.set(xscale="log", xlabel="times a copy of the input", yticks=range(len(rows)))
     axes.set_yticklabels([row["row"] for row in rows])
     axes.invert_yaxis()
@@ -94,8 +103,10 @@ def pictures() -> None:
     for kind, label in (("size", "side of the map of 64 channels"), ("kernel", "side of the kernel, stride 2")):
         figure, several = plt.subplots(1, len(report[kind]), figsize=(9, 4), sharey=True)
         for axes, (name, taken) in zip(several, report[kind].items()):
-            for form in ("copy", "torch", "torch.onnx", "function", "native"):
+            for form in ("copy", *FORMS):
                 points = [(int(n), times[form]) for n, times in taken.items() if form in times]
+                if not points:
+                    continue
                 axes.plot(*zip(*points), marker="o", markersize=3, label=form, color=colours.get(form, "#cccccc"))
             axes.set(title=name, xlabel=label, yscale="log", xscale="log" if kind == "size" else "linear")
         several[0].set_ylabel("milliseconds")

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 import processes
+from poolexport.nn import SoftPool2d
+from poolexport.runtime import kernel_library
 from poolexport.runtime.traps import TRAPS, Trap
 from runtimes import corpus, inside, run
 from runtimes.judging import Job, Outcome, judge_job, judge_traps, outcomes
@@ -92,25 +94,48 @@ def test_a_fault_planted_in_the_corpus_is_found(tmp_path, monkeypatch, capsys):
     """From the export to the table, in this process instead of environments of their own."""
     monkeypatch.setattr(corpus, "entries", lambda **_: iter(ENTRIES))
     monkeypatch.setattr(run, "environment", lambda folder, packages: Path(folder.name))
+    monkeypatch.setattr(run, "refusal", lambda python, library: (True, "too old"))
+    library = str(kernel_library())
 
     def here(python: Path, folder: Path, results: Path, count: int) -> list[int]:
         results.mkdir()
-        inside.main(folder, results, 0)
+        inside.main(folder, results, 0, library)
         return []
 
     monkeypatch.setattr(run, "run", here)
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2)).eval()
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), SoftPool2d(2)).eval()
     inputs = ((torch.randn(2, 1, 9, 9),), (torch.randn(1, 1, 11, 8),))
     ENTRIES = [corpus.Entry("net", model, inputs, [{0: "N", 2: "H", 3: "W"}], (False, True), (17,))]
     words = ["--versions", "1.28.0", "--only", "net", "--corpus", str(tmp_path / "corpus")]
     assert run.main(words) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split()[:2] == ["1.28", "12/0/0"]
+    assert capsys.readouterr().out.splitlines()[-1].split()[:3] == ["1.28", "12/0/0", "2/0/0"]
     spoilt = tmp_path / "corpus" / "0-17-False.onnx"
     spoilt.write_bytes((tmp_path / "corpus" / "0-20-False.onnx").read_bytes()[:-40])
     assert run.main(words) == 1
     printed = capsys.readouterr().out
     assert "8/0/4" in printed
     assert printed.count("WRONG  1.28  corpus  net, opset 17") == 4
+    library = ""
+    assert run.main(words) == 1
+    assert capsys.readouterr().out.count("SoftmaxPool did not run on native kernels") == 2
+    monkeypatch.setattr(run, "judged", lambda *_: [])
+    assert run.main(words) == 0
+    monkeypatch.setattr(run, "refusal", lambda python, library: (False, "Segmentation fault"))
+    assert run.main(words) == 1
+    assert "WRONG  1.19.2  Segmentation fault" in capsys.readouterr().out
+
+
+def test_kernels_are_refused_by_an_error_and_not_by_the_end_of_the_process(monkeypatch):
+    def outcome(code: int, text: str) -> None:
+        done = run.subprocess.CompletedProcess([], code, "", text)
+        monkeypatch.setattr(run.subprocess, "run", lambda *_, **__: done)
+
+    told = "Traceback\nFail: the kernels of poolexport need onnxruntime 1.20 or newer, and this is 1.19.2"
+    outcome(1, told)
+    assert run.refusal(Path("python"), Path("k.so")) == (True, told.splitlines()[-1])
+    for code, text in ((-11, told), (0, ""), (1, "undefined symbol")):
+        outcome(code, text)
+        assert not run.refusal(Path("python"), Path("k.so"))[0]
 
 
 def test_a_process_that_ends_is_an_outcome_and_the_rest_is_run(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from poolexport.pipeline.export import export
 from poolexport.pipeline.lower import lower
 from poolexport.pipeline.optimise import optimise
 from poolexport.pipeline.prepare import prepare
+from poolexport.runtime.kernels import DOMAIN, kernel_operators, stem
 from poolexport.runtime.traps import LOADS, TRAPS
 from runtimes.judging import Job, save
 from runtimes.kernels import bare, probes
@@ -150,10 +151,15 @@ def _exported(entry: Entry, folder: Path, start: int) -> Iterator[Job]:
             model = f"{start}-{prepared.opset}-{portable}.onnx"
             (folder / model).write_bytes(ir.to_proto(graph).SerializeToString())
             name = f"{entry.name}, opset {prepared.opset}{', inlined' if portable else ''}"
+            called = {node.op_type for node in graph.graph if node.domain == DOMAIN}
+            operators = tuple(sorted(name for name in called if stem(name) in kernel_operators()))
             for optimised in (True, False):
                 for feed, answers in zip(feeds, expected):
                     job = Job("corpus", name, model, feed, optimised, prepared.opset, {}, answers, faults)
-                    yield replace(job, atol=entry.atol)
+                    job = replace(job, atol=entry.atol)
+                    yield job
+                    if operators and optimised and opset is None:
+                        yield replace(job, group="native", operators=operators, faults={})
 
 
 def _parse(raw: bytes) -> object:

@@ -22,7 +22,7 @@ class Job:
     """One model, one input, optimised or not.
 
     Args:
-        group: "corpus", "trap", "kernel" or "loads".
+        group: "corpus", "native" for the same on our kernels, "trap", "kernel" or "loads".
         name: what it is.
         model, feed: files in the corpus folder; without a feed the model is only loaded.
         optimised: whether onnxruntime optimises the graph.
@@ -33,6 +33,7 @@ class Job:
         faults: for a corpus job, what ``for_ort`` refuses, by release.
         rtol: of a trap.
         atol: of a corpus job: how far a formula that magnifies float64's own rounding may be off by that alone.
+        operators: that have to run on native kernels.
     """
 
     group: str
@@ -46,6 +47,7 @@ class Job:
     faults: Mapping[Release, tuple[str, ...]] = field(default_factory=dict)
     rtol: float = 0.0
     atol: float = 0.0
+    operators: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ def judge_traps(lines: Iterable[tuple[Job, Outcome]], release: Release, traps: I
 
 def save(folder: Path, jobs: list[Job]) -> None:
     """Write the jobs: for the runtimes what to run, for the judge what to expect."""
-    plain = [{"model": job.model, "feed": job.feed, "optimised": job.optimised} for job in jobs]
+    keys = ("model", "feed", "optimised", "operators")
+    plain = [{key: getattr(job, key) for key in keys} for job in jobs]
     (folder / "jobs.json").write_text(json.dumps(plain))
     (folder / "expected.pickle").write_bytes(pickle.dumps(jobs))
 

@@ -1,8 +1,9 @@
 """Try one corpus of exports on many releases of onnxruntime: ``make test-runtimes``, or this file.
 
 Every release gets an environment of its own in .venv-ort, made from the package registry on first use. The corpus is
-exported once, here, with inputs and answers; every release runs it with graph optimisation on and off. What a release
-lacks or gets wrong must be what poolexport/runtime/traps.py says, no less and no more. Exit code 1 where it is not.
+exported once, here, with inputs and answers; every release runs it with graph optimisation on and off, and on our
+native kernels where they were compiled. What a release lacks or gets wrong must be what poolexport/runtime/traps.py
+says, no less and no more, and a release that is too old for the kernels has to say so. Exit code 1 where it is not.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import conftest  # noqa: E402, F401  exports in tests keep what torch would build anew
+from poolexport.runtime import kernel_library  # noqa: E402
 from poolexport.runtime.traps import LOADS, TRAPS, Release, release, spell  # noqa: E402
 from processes import environment  # noqa: E402
 from runtimes.corpus import build  # noqa: E402
@@ -33,6 +35,8 @@ VERSIONS = (
     *("1.20.1", "1.21.1", "1.22.1", "1.23.2", "1.24.4", "1.25.1", "1.26.0", "1.27.0", "1.28.0", "1.29.0", "1.30.0"),
     *("1.31.1", "1.32.0"),
 )
+#: The newest release that the kernels are too new for.
+TOO_OLD = "1.19.2"
 SOME = ("1.20.1", "1.22.1", "1.23.2", "1.25.1", "1.28.0", "1.32.0")
 
 
@@ -42,8 +46,8 @@ def run(python: Path, corpus: Path, results: Path, count: int) -> list[int]:
     died: list[int] = []
     first = 0
     while first < count:
-        words = [str(python), str(ROOT / "tests/runtimes/inside.py"), str(corpus), str(results), str(first)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=3600)
+        words = [python, ROOT / "tests/runtimes/inside.py", corpus, results, first, kernel_library() or ""]
+        done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False, timeout=3600)
         started = results / "started"
         reached = int(started.read_text()) if started.is_file() else -1
         if reached < first:
@@ -62,9 +66,18 @@ def judged(jobs: Sequence[Job], results: Path, died: Sequence[int], version: Rel
     return lines + (judge_traps(traps, version, TRAPS) if traps else [])
 
 
+def refusal(python: Path, library: Path) -> tuple[bool, str]:
+    """Whether the runtime of an environment declines the kernels with an error of one sentence, and the sentence."""
+    code = "import sys, onnxruntime; onnxruntime.SessionOptions().register_custom_ops_library(sys.argv[1])"
+    done = subprocess.run([str(python), "-c", code, str(library)], capture_output=True, text=True, check=False)
+    told = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+    return done.returncode == 1 and "need onnxruntime 1.20 or newer" in told, told
+
+
 def table(lines: Sequence[Line], seconds: dict[Release, float]) -> str:
     """A row for every release: how many jobs of every group were right, declared to fail, or wrong."""
-    groups = [group for group in ("corpus", "trap", "kernel", "loads") if any(x.job.group == group for x in lines)]
+    known = ("corpus", "native", "trap", "kernel", "loads")
+    groups = [group for group in known if any(line.job.group == group for line in lines)]
     rows = [("release", *(f"{group}: right/declared/WRONG" for group in groups), "seconds")]
     for version, took in seconds.items():
         cells = []
@@ -89,6 +102,12 @@ def main(words: Sequence[str] | None = None) -> int:
         for version in versions
         if release(version) in LOADS
     }
+    library = kernel_library()
+    polite, told = True, "there are no native kernels to try: is there a C++ compiler?"
+    if library is not None:
+        older = environment(ENVIRONMENTS / TOO_OLD, ("numpy<2.5", f"onnxruntime=={TOO_OLD}"))
+        polite, told = refusal(older, library)
+    print(f"{TOO_OLD}  {told}" if polite else f"WRONG  {TOO_OLD}  {told}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         corpus = options.corpus or Path(folder) / "corpus"
         start = time.perf_counter()
@@ -110,7 +129,7 @@ def main(words: Sequence[str] | None = None) -> int:
     for line in (wrong := [line for line in lines if line.word == "WRONG"]):
         form = "optimised" if line.job.optimised else "not optimised"
         print(f"WRONG  {spell(line.release)}  {line.job.group}  {line.job.name}  {form}: {line.reason}")
-    return 1 if wrong else 0
+    return 0 if polite and not wrong else 1
 
 
 if __name__ == "__main__":

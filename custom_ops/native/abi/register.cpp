@@ -15,7 +15,7 @@
 namespace poolexport {
 namespace {
 
-constexpr const char* DOMAIN = "poolexport";
+constexpr const char* OUR_DOMAIN = "poolexport";
 //: Further bodies of one operator in a model are called Name_2, Name_3 and so on. A runtime that does not say which
 //: names its model holds gets so many of them: every name costs it a tenth of a millisecond for each session.
 constexpr int COPIES = 4;
@@ -50,7 +50,7 @@ ort::Status* guarded(const char* name, F&& f) noexcept {
   } catch (...) {
     reason = "an unknown error";
   }
-  return api.create_status(ort::INVALID_ARGUMENT, (std::string(DOMAIN) + "::" + name + ": " + reason).c_str());
+  return api.create_status(ort::INVALID_ARGUMENT, (std::string(OUR_DOMAIN) + "::" + name + ": " + reason).c_str());
 }
 
 struct Release {
@@ -333,7 +333,7 @@ ort::Domain* domain_of(const std::set<std::string>& names) {
     }
   } made;
   try {
-    check(api.create_domain(DOMAIN, &made.domain));
+    check(api.create_domain(OUR_DOMAIN, &made.domain));
     for (const std::string& name : names) {
       auto& forms = ops[name];
       for (Type element : ELEMENTS)

@@ -18,7 +18,7 @@ struct Job {
 
 // Below this exp is 0, and the cell adds nothing whatever it holds.
 template <class C>
-constexpr C UNDERFLOW = sizeof(C) == 4 ? C(-104) : C(-746);
+constexpr C VANISHING = sizeof(C) == 4 ? C(-104) : C(-746);
 
 // Any logits: those of every window are shifted by the largest of them.
 template <class T>
@@ -39,7 +39,7 @@ POOL_INLINE void shifted_block(const Job<T>& job, const Block& b, T* y) {
     const C *score = scores + k * BLOCK, *cell = cells + k * BLOCK;
     for (int64_t i = 0; i < width; ++i) {
       const C shifted = score[i] - largest[i], weight = exp_of_negative(shifted);
-      above[i] += shifted < UNDERFLOW<C> ? C(0) : weight * cell[i];
+      above[i] += shifted < VANISHING<C> ? C(0) : weight * cell[i];
       below[i] += weight;
     }
   }
