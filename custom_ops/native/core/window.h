@@ -54,10 +54,20 @@ struct Geometry {
   int64_t rows() const { return planes * output[0] * output[1]; }
 };
 
-// Where a block lies: the output at (depth, row, column) of a plane, and how many outputs follow.
+// Where a block lies: the output at (depth, row, column) of a plane, and how many outputs follow, of one row or of several
+// whole ones.
 struct Block {
-  int64_t plane, depth, row, column, width;
+  int64_t plane, depth, row, column, width, rows = 1;
 };
+
+// Calls body(piece, at) for every row of a block: a block of its own, whose outputs begin at number `at`.
+template <class Body>
+POOL_INLINE void by_row(const Block& b, const Body& body) {
+  if (b.rows == 1) return body(b, 0);
+  const int64_t width = b.width / b.rows;
+  for (int64_t row = 0; row < b.rows; ++row)
+    body(Block{b.plane, b.depth, b.row + row, b.column, width}, row * width);
+}
 
 // Calls body(i, stride * i) for every i below count; strides of 1 and 2, which are vector code, have loops of their own.
 template <class Body>
@@ -91,21 +101,39 @@ POOL_INLINE void strided(const T* __restrict from, int64_t stride, C* __restrict
 
 }  // namespace detail
 
-// Calls body(there, offset) for every line of the windows of a block: whether it lies on the map, and where it begins in
-// its plane.
-template <class Body>
-POOL_INLINE void for_lines(const Geometry& g, const Block& b, const Body& body) {
-  for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
-    const int64_t d = b.depth * g.stride[0] - g.begin[0] + kd * g.dilation[0];
-    for (int64_t kh = 0; kh < g.kernel[1]; ++kh) {
-      const int64_t h = b.row * g.stride[1] - g.begin[1] + kh * g.dilation[1];
-      const bool there = d >= 0 && d < g.length[0] && h >= 0 && h < g.length[1];
-      body(there, there ? (d * g.length[1] + h) * g.length[2] : 0);
-    }
-  }
+// A line of the windows of an output row: whether it lies on the map, and where it begins in its plane.
+struct Line {
+  bool there;
+  int64_t offset;
+};
+
+POOL_INLINE Line line_of(const Geometry& g, const Block& b, int64_t kd, int64_t kh) {
+  const int64_t d = b.depth * g.stride[0] - g.begin[0] + kd * g.dilation[0];
+  const int64_t h = b.row * g.stride[1] - g.begin[1] + kh * g.dilation[1];
+  const bool there = d >= 0 && d < g.length[0] && h >= 0 && h < g.length[1];
+  return {there, there ? (d * g.length[1] + h) * g.length[2] : 0};
 }
 
-// The outputs of a block whose cell kw lies on the map: from low up to high, that of output i at column + i * stride.
+// Calls body(there, offset) for every line of the windows of an output row.
+template <class Body>
+POOL_INLINE void for_lines(const Geometry& g, const Block& b, const Body& body) {
+  for (int64_t kd = 0; kd < g.kernel[0]; ++kd)
+    for (int64_t kh = 0; kh < g.kernel[1]; ++kh) {
+      const Line line = line_of(g, b, kd, kh);
+      body(line.there, line.offset);
+    }
+}
+
+// Calls body(k, kd, kh, kw) for every cell k of a window.
+template <class Body>
+POOL_INLINE void for_cells(const Geometry& g, const Body& body) {
+  int64_t k = 0;
+  for (int64_t kd = 0; kd < g.kernel[0]; ++kd)
+    for (int64_t kh = 0; kh < g.kernel[1]; ++kh)
+      for (int64_t kw = 0; kw < g.kernel[2]; ++kw, ++k) body(k, kd, kh, kw);
+}
+
+// The outputs of a row whose cell kw lies on the map: from low up to high, that of output i at column + i * stride.
 struct Reach {
   int64_t column, low, high;
 };
@@ -121,7 +149,7 @@ POOL_INLINE Reach reach(const Geometry& g, const Block& b, int64_t kw) {
 
 namespace detail {
 
-// Cell kw of every window of a block, from the line that begins at `line`, or pad where it is not on the map.
+// Cell kw of every window of a row, from the line that begins at `line`, or pad where it is not on the map.
 template <class T, class C>
 POOL_INLINE void gather_tap(const Geometry& g, const Block& b, bool there, const T* line, int64_t kw, C pad,
                             C* __restrict to) {
@@ -139,34 +167,43 @@ POOL_INLINE void gather_tap(const Geometry& g, const Block& b, bool there, const
 // Widened to the type computed in. `plane` is the plane's first cell.
 template <class T, class C>
 POOL_INLINE void gather(const Geometry& g, const Block& b, const T* plane, C pad, C* __restrict to) {
-  for_lines(g, b, [&](bool there, int64_t offset) __attribute__((always_inline)) {
-    for (int64_t kw = 0; kw < g.kernel[2]; ++kw, to += BLOCK)
-      detail::gather_tap(g, b, there, plane + offset, kw, pad, to);
+  by_row(b, [&](const Block& piece, int64_t at) __attribute__((always_inline)) {
+    C* cells = to + at;
+    for_lines(g, piece, [&](bool there, int64_t offset) __attribute__((always_inline)) {
+      for (int64_t kw = 0; kw < g.kernel[2]; ++kw, cells += BLOCK)
+        detail::gather_tap(g, piece, there, plane + offset, kw, pad, cells);
+    });
   });
 }
 
-// One row after the other in `row`: body(k, row) once row[i] is cell k of window i.
+// One cell of all windows after the other in `cells`: body(k, cells) once cells[i] is cell k of window i.
 template <class T, class C, class Body>
-POOL_INLINE void for_taps(const Geometry& g, const Block& b, const T* plane, C pad, C* row, const Body& body) {
-  int64_t k = 0;
-  for_lines(g, b, [&](bool there, int64_t offset) __attribute__((always_inline)) {
-    for (int64_t kw = 0; kw < g.kernel[2]; ++kw, ++k) {
-      detail::gather_tap(g, b, there, plane + offset, kw, pad, row);
-      body(k, row);
-    }
+POOL_INLINE void for_taps(const Geometry& g, const Block& b, const T* plane, C pad, C* cells, const Body& body) {
+  for_cells(g, [&](int64_t k, int64_t kd, int64_t kh, int64_t kw) __attribute__((always_inline)) {
+    by_row(b, [&](const Block& piece, int64_t at) __attribute__((always_inline)) {
+      const Line line = line_of(g, piece, kd, kh);
+      detail::gather_tap(g, piece, line.there, plane + line.offset, kw, pad, cells + at);
+    });
+    body(k, cells);
   });
 }
 
-// Calls body(block, to) for every block of the rows from first up to last; `to` is where its outputs begin.
+// Calls body(block, to) for every block of the rows from first up to last; `to` is where its outputs begin. Short rows
+// share a block.
 template <class T, class Body>
 POOL_INLINE void for_blocks(const Geometry& g, T* y, int64_t first, int64_t last, const Body& body) {
-  for (int64_t index = first; index < last; ++index) {
+  const int64_t width = g.output[2], most = std::max<int64_t>(1, BLOCK / std::max<int64_t>(1, width));
+  int64_t rows = 1;
+  for (int64_t index = first; index < last; index += rows) {
     const int64_t row = index % g.output[1], depth = index / g.output[1] % g.output[0];
     const int64_t plane = index / (g.output[1] * g.output[0]);
-    for (int64_t column = 0; column < g.output[2]; column += BLOCK) {
-      const int64_t left = g.output[2] - column;
-      body(Block{plane, depth, row, column, left < BLOCK ? left : BLOCK}, y + index * g.output[2] + column);
-    }
+    rows = std::min({most, last - index, g.output[1] - row});
+    T* const to = y + index * width;
+    if (rows > 1)
+      body(Block{plane, depth, row, 0, rows * width, rows}, to);
+    else
+      for (int64_t column = 0; column < width; column += BLOCK)
+        body(Block{plane, depth, row, column, std::min(BLOCK, width - column)}, to + column);
   }
 }
 

@@ -24,19 +24,20 @@ POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
   for_blocks(g, job.y, int64_t(first), int64_t(last), [&](const Block& b, T* y) __attribute__((always_inline)) {
     gather(g, b, job.x + b.plane * g.plane_size(), -infinity, cells);
     const C r = widen(job.sharpness[job.sharpnesses == 1 ? 0 : b.plane % job.channels]);
-    C largest[BLOCK], level[BLOCK], less_one[BLOCK], sum[BLOCK], inside[BLOCK];
-    largest_cells(g, b.width, cells, largest);
-    for (int64_t i = 0; i < b.width; ++i) {
+    const int64_t width = whole_pieces(cells, g.cells, b.width);
+    C largest[BLOCK], level[BLOCK], less_one[BLOCK], sum[BLOCK], inside[BLOCK], there[BLOCK] = {};
+    largest_cells(g, width, cells, largest);
+    for (int64_t i = 0; i < width; ++i) {
       level[i] = largest[i] == infinity || largest[i] == -infinity ? C(0) : largest[i];
       less_one[i] = sum[i] = inside[i] = 0;
     }
-    for_taps(g, b, [&](int64_t k, int64_t low, int64_t high) __attribute__((always_inline)) {
+    for_taps(g, b, there, [&](int64_t k) __attribute__((always_inline)) {
       const C* cell = cells + k * BLOCK;
-      for (int64_t i = low; i < high; ++i) {
+      for (int64_t i = 0; i < width; ++i) {
         const Exponential<C> e = exponential(r * (cell[i] - level[i]));
-        less_one[i] += e.less_one;
-        sum[i] += e.value;
-        inside[i] += 1;
+        less_one[i] += there[i] == 0 ? C(0) : e.less_one;
+        sum[i] += there[i] == 0 ? C(0) : e.value;
+        inside[i] += there[i];
       }
     });
     for (int64_t i = 0; i < b.width; ++i) {

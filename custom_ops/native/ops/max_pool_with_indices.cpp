@@ -60,7 +60,9 @@ POOL_INLINE void rows_of(const Job<T, P>& job, size_t first, size_t last) {
     for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(best[i]);
     for (int64_t i = 0; i < b.width; ++i) indices[i] = where[i];
   };
-  for_blocks(g, job.y, int64_t(first), int64_t(last), body);
+  for_blocks(g, job.y, int64_t(first), int64_t(last), [&](const Block& b, T* y) __attribute__((always_inline)) {
+    by_row(b, [&](const Block& piece, int64_t at) __attribute__((always_inline)) { body(piece, y + at); });
+  });
 }
 
 POOL_FOR_EACH_ELEMENT(rows, Small)

@@ -49,31 +49,31 @@ POOL_INLINE void rows_of(const Job<T>& job, size_t first, size_t last) {
   C* const cells = job.scratch;
   for_blocks(g, job.y, int64_t(first), int64_t(last), [&](const Block& b, T* y) __attribute__((always_inline)) {
     gather(g, b, job.x + b.plane * g.plane_size(), C(0), cells);
-    C mean[BLOCK], above[BLOCK], below[BLOCK];
+    const int64_t width = whole_pieces(cells, g.cells, b.width);
+    C mean[BLOCK] = {}, above[BLOCK] = {}, below[BLOCK] = {}, there[BLOCK] = {};
     count_cells(g, b, below);
-    for (int64_t i = 0; i < b.width; ++i) mean[i] = 0;
     for (int64_t k = 0; k < g.cells; ++k)
-      for (int64_t i = 0; i < b.width; ++i) mean[i] += cells[k * BLOCK + i];
-    for (int64_t i = 0; i < b.width; ++i) mean[i] /= below[i], above[i] = below[i] = 0;
+      for (int64_t i = 0; i < width; ++i) mean[i] += cells[k * BLOCK + i];
+    for (int64_t i = 0; i < width; ++i) mean[i] /= below[i], below[i] = 0;
     if (job.weighting == Weighting::INVERSE_DISTANCE) {
-      for_taps(g, b, [&](int64_t k, int64_t low, int64_t high) __attribute__((always_inline)) {
+      for_taps(g, b, there, [&](int64_t k) __attribute__((always_inline)) {
         const C* cell = cells + k * BLOCK;
-        for (int64_t i = low; i < high; ++i) {
-          const C offset = cell[i] - mean[i];
-          above[i] += offset > 0 ? C(1) : offset < 0 ? C(-1) : offset;
+        for (int64_t i = 0; i < width; ++i) {
+          const C offset = cell[i] - mean[i], side = offset > 0 ? C(1) : offset < 0 ? C(-1) : offset;
+          above[i] += there[i] == 0 ? C(0) : side;
           // Infinite where the cell is the mean, which leaves the mean as it is.
-          below[i] += 1 / magnitude(offset);
+          below[i] += there[i] == 0 ? C(0) : 1 / magnitude(offset);
         }
       });
       for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(mean[i] + above[i] / below[i]);
       return;
     }
-    for_taps(g, b, [&](int64_t k, int64_t low, int64_t high) __attribute__((always_inline)) {
+    for_taps(g, b, there, [&](int64_t k) __attribute__((always_inline)) {
       const C* cell = cells + k * BLOCK;
-      for (int64_t i = low; i < high; ++i) {
+      for (int64_t i = 0; i < width; ++i) {
         const C weight = exponential(similarity(cell[i], mean[i], with_sign)).value;
-        above[i] += weight * cell[i];
-        below[i] += weight;
+        above[i] += there[i] == 0 ? C(0) : weight * cell[i];
+        below[i] += there[i] == 0 ? C(0) : weight;
       }
     });
     for (int64_t i = 0; i < b.width; ++i) y[i] = narrow<T>(above[i] / below[i]);
