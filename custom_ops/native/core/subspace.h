@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "core/gemm.h"
+#include "core/scale.h"
 #include "core/singular.h"
 #include "core/spread.h"
 #include "core/square.h"
@@ -28,14 +29,6 @@ inline Layout layout_of(const Attributes& attributes) {
 inline Shape packed_shape(const Shape& x, Layout layout) {
   if (layout == Layout::MATRIX) return {x[0], x[1], x[1]};
   return {x[0], triangle(x[1])};
-}
-
-// The largest power of two that is not above a magnitude; 1 for 0, NaN and infinities.
-inline double power_of_two(double magnitude) {
-  int exponent = 0;
-  if (!(magnitude > 0) || !std::isfinite(magnitude)) return 1;
-  std::frexp(magnitude, &exponent);
-  return std::ldexp(1.0, exponent - 1);
 }
 
 // Some samples (c, m): their left singular vectors (n, c), values squared (n), by which power of two they were divided
