@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -145,7 +146,10 @@ class Body:
 
 
 def total(op: Body, terms: Sequence[ir.Value]) -> ir.Value:
-    """Sum of one or more tensors."""
+    """Sum of one or more tensors; of many, that of sums of some, whose rounding adds up to less."""
+    side = math.isqrt(len(terms))
+    if side > 5:
+        terms = [op.Sum(*terms[i : i + side]) for i in range(0, len(terms), side)]
     return terms[0] if len(terms) == 1 else op.Sum(*terms)
 
 

@@ -14,13 +14,16 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from poolexport.errors import MissingKernelsError, first_line
+from poolexport.errors import InputError, MissingKernelsError, first_line
 from poolexport.runtime.functions import Source, functions
 
 LIBRARY = Path("kernels/libpoolexport_kernels.so")
 #: Path of another build of the library, or "off".
 VARIABLE = "POOLEXPORT_KERNELS"
 DOMAIN = "poolexport"
+#: Where session options remember what they were given: onnxruntime takes operators of a domain once.
+REGISTERED = "poolexport.kernels"
+ALL = "*"
 
 
 def kernel_library() -> Path | None:
@@ -36,7 +39,7 @@ def kernel_library() -> Path | None:
     """
     chosen = os.environ.get(VARIABLE, "")
     if chosen:
-        return None if chosen == "off" else Path(chosen)
+        return None if chosen == "off" else Path(chosen).absolute()
     spec = importlib.util.find_spec("poolexport_ops")
     folders = spec.submodule_search_locations if spec is not None else None
     found = [Path(folder) / LIBRARY for folder in folders or ()]
@@ -63,7 +66,8 @@ def register_kernels(options: ort.SessionOptions, model: Source | None = None) -
         The operators of the model that run natively: names of its functions.
 
     Raises:
-        MissingKernelsError: the library was not built, or cannot be loaded by this onnxruntime.
+        MissingKernelsError: the library was not built, cannot be loaded by this onnxruntime, or the options were given
+            the kernels of another model before.
         InputError: there is no such model.
 
     Example:
@@ -72,15 +76,27 @@ def register_kernels(options: ort.SessionOptions, model: Source | None = None) -
         >>> if poolexport.kernel_library():
         ...     _ = poolexport.register_kernels(options)
     """
+    if not isinstance(options, ort.SessionOptions):
+        raise InputError(f"kernels are registered with onnxruntime.SessionOptions, not with {type(options).__name__}")
     path = kernel_library()
     if path is None:
-        why = f"{VARIABLE} turns them off" if os.environ.get(VARIABLE) else "they were not compiled at installation"
+        off = f"{VARIABLE} turns them off; unset it"
+        never = "they were not compiled at installation; install a C++ compiler and then poolexport anew"
         raise MissingKernelsError(
-            f"there are no native kernels: {why}; install a C++ compiler and then poolexport anew, or go without them: "
-            "the same file runs on standard operators"
+            f"there are no native kernels: {off if os.environ.get(VARIABLE) else never}, or go without them: the same "
+            "file runs on standard operators"
         )
     library = _loaded(path)
     names = tuple(kernel_operators()) if model is None else native(model)
+    already = registered(options)
+    if already is not None:
+        missing = sorted(set(names) - already) if already else []
+        if missing:
+            raise MissingKernelsError(
+                f"these session options hold the kernels of another model, and not {', '.join(missing)}; make new "
+                "options for each model, or register all kernels with them first, without naming a model"
+            )
+        return names
     if model is not None:
         if not names:
             return ()
@@ -89,7 +105,20 @@ def register_kernels(options: ort.SessionOptions, model: Source | None = None) -
         options.register_custom_ops_library(os.fspath(path))
     except Exception as error:
         raise MissingKernelsError(f"onnxruntime {ort.__version__} cannot load {path}: {first_line(error)}") from error
+    options.add_session_config_entry(REGISTERED, ALL if model is None else ",".join(names))
     return names
+
+
+def registered(options: ort.SessionOptions) -> frozenset[str] | None:
+    """Names of the functions whose kernels are registered with session options; None where none are.
+
+    Empty where all operators are registered.
+    """
+    try:
+        names = options.get_session_config_entry(REGISTERED)
+    except RuntimeError:
+        return None
+    return frozenset() if names == ALL else frozenset(names.split(","))
 
 
 def native(model: Source) -> tuple[str, ...]:
@@ -101,7 +130,7 @@ def native(model: Source) -> tuple[str, ...]:
 def stem(name: str) -> str:
     """The operator that a function is a body of: SoftmaxPool for SoftmaxPool_2."""
     head, _, number = name.rpartition("_")
-    return head if head and number.isdigit() else name
+    return head if head and number.isascii() and number.isdigit() else name
 
 
 def _loaded(path: Path) -> ctypes.CDLL:
@@ -109,6 +138,10 @@ def _loaded(path: Path) -> ctypes.CDLL:
         return _library(os.fspath(path))
     except OSError as error:
         raise MissingKernelsError(f"the native kernels in {path} cannot be loaded: {error}") from error
+    except AttributeError as error:
+        raise MissingKernelsError(
+            f"{path} is no library of poolexport's kernels: {error}; see {VARIABLE}, or install poolexport anew"
+        ) from error
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from poolexport.bundle import model_path
 from poolexport.errors import InputError
 from poolexport.runtime.functions import Source
-from poolexport.runtime.kernels import kernel_library, register_kernels
+from poolexport.runtime.kernels import kernel_library, register_kernels, registered
 
 
 def session(
@@ -36,8 +36,9 @@ def session(
         An ``onnxruntime.InferenceSession``; ``session.run(None, {name: array})`` returns the list of outputs.
 
     Raises:
-        InputError: there is no such file, or onnxruntime cannot load it.
-        MissingKernelsError: native kernels are insisted on, and there are none.
+        InputError: there is no such file, onnxruntime cannot load it, or ``options`` hold kernels that are not wanted.
+        MissingKernelsError: native kernels are insisted on and there are none, or ``options`` hold those of another
+            model.
 
     Example:
         >>> import poolexport
@@ -51,7 +52,10 @@ def session(
         options.log_severity_level = 4  # what goes wrong comes back as an exception
     if threads is not None:
         options.intra_op_num_threads = threads
-    if kernels or (kernels is None and kernel_library() is not None):
+    already = registered(options) is not None
+    if already and kernels is False:
+        raise InputError("native kernels are registered with these session options: kernels=False needs others")
+    if kernels or (kernels is None and not already and kernel_library() is not None):
         register_kernels(options, path)
     source = path if isinstance(path, bytes) else os.fspath(model_path(path))
     try:

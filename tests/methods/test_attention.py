@@ -272,7 +272,7 @@ def test_drawn_configurations_agree(shape):
         for index in rng.choice(len(product), EACH, replace=False):
             state = randomised(layer(**product[index]), int(index)).state_dict()
             cases.append(Case("drawn", product[index], shape=shape, state=state, layer=layer))
-    compare(catalog.methods()["attention"], cases, shape)
+    compare(catalog.methods()["attention"], cases, [shape])
 
 
 @pytest.mark.parametrize(

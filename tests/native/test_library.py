@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from onnx import TensorProto, helper
 
 import poolexport
 from ops.test_operators import one_operator
-from poolexport.errors import MissingKernelsError
+from poolexport.errors import InputError, MissingKernelsError
 from poolexport.runtime import kernel_library, kernel_operators, plain_session, register_kernels, session
 from poolexport.runtime.functions import functions
 from poolexport.runtime.kernels import native
@@ -118,6 +119,42 @@ def test_without_the_library_sessions_run_standard_operators(monkeypatch, tmp_pa
         session(soft())
 
 
+def test_a_relative_path_names_a_build_as_well(monkeypatch):
+    path = kernel_library()
+    assert path is not None
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setenv("POOLEXPORT_KERNELS", path.name)
+    assert "SoftmaxPool" in kernel_operators()
+
+
+def test_a_library_of_something_else_is_named(monkeypatch):
+    monkeypatch.setenv("POOLEXPORT_KERNELS", ctypes.util.find_library("m") or "")
+    name = Path(str(kernel_library())).name
+    other = next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if f"/{name}" in line)
+    monkeypatch.setenv("POOLEXPORT_KERNELS", other)
+    with pytest.raises(MissingKernelsError, match=r"is no library of poolexport's kernels: .*poolexport_choose"):
+        session(soft())
+
+
+def test_options_serve_several_sessions():
+    every, some = ort.SessionOptions(), ort.SessionOptions()
+    register_kernels(every)
+    for options in (every, every, some, some):
+        assert session(soft(), options=options, kernels=True).run(None, {"x0": X.numpy(), "x1": X.numpy()})
+    other = one_operator("MaxPool", WINDOW, X)
+    assert session(other, options=every, kernels=True).run(None, {"x0": X.numpy()})
+    assert session(other, options=some).run(None, {"x0": X.numpy()})
+    with pytest.raises(MissingKernelsError, match="hold the kernels of another model, and not MaxPool"):
+        session(other, options=some, kernels=True)
+    with pytest.raises(InputError, match="kernels=False needs others"):
+        plain_session(other, options=some)
+
+
+def test_kernels_go_into_session_options_only():
+    with pytest.raises(InputError, match="not with NoneType"):
+        register_kernels(None)
+
+
 def test_the_server_wing_finds_it_without_torch():
     code = (
         "import sys; from poolexport.runtime import kernel_operators, register_kernels; import onnxruntime as ort;"
@@ -163,6 +200,15 @@ def test_what_cannot_be_pooled_is_refused_by_name(changes, shape, words):
 def test_a_missing_attribute_is_named():
     with pytest.raises(Exception, match="poolexport::SoftmaxPool: the attribute strides is missing"):
         without_a_body(kernel_shape=[2, 2])
+
+
+WRONG_TYPES = ({"dilations": [2.0, 2.0]}, {"pads": "0"}, {"strides": 2}, {"kernel_shape": [2.0, 2.0]})
+
+
+@pytest.mark.parametrize("changes", WRONG_TYPES, ids=str)
+def test_an_attribute_of_another_type_is_named(changes):
+    with pytest.raises(Exception, match=f"the attribute {next(iter(changes))} is of another type than it must be"):
+        without_a_body(**{**WINDOW, **changes})
 
 
 def test_a_runtime_older_than_1_20_is_told_so():

@@ -375,7 +375,7 @@ POOL_EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options, const o
 // Says which operators the next registration on this thread is for: names with commas between, as SoftmaxPool_2.
 POOL_EXPORT void poolexport_choose(const char* names) {
   try {
-    poolexport::chosen = names;
+    poolexport::chosen = names == nullptr ? "" : names;
   } catch (...) {
     poolexport::chosen.clear();
   }

@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "core/element.h"
@@ -52,13 +53,35 @@ class Attributes {
   template <class V>
   V get(const char* name) const {
     V value{};
-    if (!find(name, value)) refuse("the attribute %s is missing", name);
+    if (!found(name, value)) refuse("the attribute %s is missing", name);
     return value;
   }
   template <class V>
   V get(const char* name, V fallback) const {
     V value{};
-    return find(name, value) ? value : fallback;
+    return found(name, value) ? value : fallback;
+  }
+
+ private:
+  // A list of another type is read as an empty one.
+  template <class V>
+  bool found(const char* name, V& value) const {
+    const bool there = find(name, value);
+    if (there && !empty(value)) return true;
+    if (holds<int64_t>(name) || holds<float>(name) || holds<std::string>(name) || holds<std::vector<int64_t>>(name) ||
+        holds<std::vector<float>>(name))
+      refuse("the attribute %s is of another type than it must be", name);
+    return there;
+  }
+  template <class V>
+  bool holds(const char* name) const {
+    V value{};
+    return find(name, value) && !empty(value);
+  }
+  template <class V>
+  static bool empty(const V& value) {
+    if constexpr (std::is_class_v<V>) return value.empty();
+    return false;
   }
 };
 

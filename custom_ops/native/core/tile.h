@@ -62,7 +62,7 @@ POOL_INLINE void for_tiles(const Geometry& g, const Tiling& tiling, T* y, int64_
 // Calls body(from, to, count) for all outputs of a tile: `count` results from number `from` on belong at `to`.
 template <class T, class Body>
 POOL_INLINE void for_results(const Geometry& g, const Tile& t, T* y, const Body& body) {
-  if (t.pitch == g.output[2]) return body(0, y, t.rows * t.pitch);
+  if (t.width == g.output[2] && t.pitch == t.width) return body(0, y, t.rows * t.pitch);
   for (int64_t row = 0; row < t.rows; ++row) body(row * t.pitch, y + row * g.output[2], t.width);
 }
 

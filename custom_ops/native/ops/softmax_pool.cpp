@@ -109,7 +109,8 @@ POOL_INLINE bool unshifted_tile(const Job<T>& job, const Tile& t, T* y) {
   if (extreme > bits_as<Bits>(MODERATE<C>) || least < bits_as<Bits>(SMALLEST<C>) - 1 ||
       most > bits_as<Bits>(LARGEST<C>))
     return false;
-  C weights[TILE], products[TILE], above[TILE], below[TILE];
+  C *const weights = job.scratch, *const products = weights + TILE, *const above = products + TILE,
+             *const below = above + TILE;
   piece.for_runs(g, [&](int64_t from, int64_t to, int64_t count) __attribute__((always_inline)) {
     for (int64_t i = 0; i < count; ++i) {
       const C weight = exp_of_moderate(widen(logits[from + i]));
@@ -156,7 +157,8 @@ struct SoftmaxPool final : Kernel {
       const Geometry g(window, call.inputs[0].shape);
       const Tiling tiling(g, true);
       const int64_t repeat = channels_sharing(call.inputs[0].shape, call.inputs[1].shape);
-      for_rows<computed<T>>(call, g.rows(), size_t(2 * g.cells * BLOCK), [&](size_t first, size_t last, auto* scratch) {
+      const size_t scratch = size_t(std::max(2 * g.cells * BLOCK, 4 * TILE));
+      for_rows<computed<T>>(call, g.rows(), scratch, [&](size_t first, size_t last, auto* scratch) {
         const T *x = call.inputs[0].as<T>(), *logits = call.inputs[1].as<T>();
         rows({g, tiling, x, logits, repeat, call.output<T>(), scratch}, first, last);
       });
