@@ -221,8 +221,6 @@ def forms_of(row: Row, folder: Path, *, compiled: bool = True) -> tuple[dict[str
         torch.compiler.reset()
         forms["torch.compile"] = calling(torch.compile(theirs), inputs)
     content = ours(layer, inputs, names)
-    for form, threads, kernels in (("function", 1, False), ("native", 1, True), ("native, 2 threads", 2, True)):
-        forms[form] = running(poolexport.session(content, threads=threads, kernels=kernels), list(feed.values()))
     for form, written in (("torch.onnx", row.naive), ("torch.onnx, safe", row.safe)):
         if written is not None:
             path = folder / "naive.onnx"
@@ -231,6 +229,8 @@ def forms_of(row: Row, folder: Path, *, compiled: bool = True) -> tuple[dict[str
             forms[form] = running(opened, list(feed.values()))
             if written is row.safe:
                 require_same(opened, poolexport.session(content, threads=1, kernels=False), inputs)
+    for form, threads, kernels in (("function", 1, False), ("native", 1, True), ("native, 2 threads", 2, True)):
+        forms[form] = running(poolexport.session(content, threads=threads, kernels=kernels), list(feed.values()))
     if has_openvino():
         inlined = ours(layer, inputs, names, portable=True)
         try:
