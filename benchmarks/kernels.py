@@ -147,7 +147,7 @@ def rows() -> dict[str, Callable[[], Row]]:
             SoftPool2d(2), (images(),), 3, windows.SoftPool(2, 2), safe.SoftPool(2, 2), exps=CELLS
         ),
         "SoftPool 3/2": lambda: Row(
-            SoftPool2d(3, stride=2), (images(),), 5, windows.StableSoftPool(3, 2), safe.SoftPool(3, 2)
+            SoftPool2d(3, stride=2), (images(),), 5, windows.StableSoftPool(3, 2), safe.SoftPool(3, 2), exps=CELLS
         ),
         "stochastic 3/2": lambda: Row(
             StochasticPool2d(3, stride=2), (images(),), 2.5, windows.Stochastic(), safe.Stochastic()
