@@ -60,8 +60,8 @@ bench: $(VENV)/test.done .venv-bench/openvino  ## time pooling in every form the
 	PYTHONPATH=.venv-bench/openvino OMP_NUM_THREADS=1 $(BIN)/python benchmarks/kernels.py
 
 # Not in .venv: the suite is about environments without it.
-.venv-bench/openvino: $(VENV)/test.done
-	$(PIP) --no-deps --target $@ openvino
+.venv-bench/openvino: $(CONSTRAINTS) | $(VENV)/test.done
+	$(PIP) --no-deps --upgrade --target $@ openvino
 	@touch $@
 
 bench-methods: $(VENV)/test.done  ## time every method in torch and in onnxruntime; benchmarks/results/methods.json

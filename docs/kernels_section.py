@@ -18,6 +18,8 @@ FORMS = {
     "function": "function",
     "native": "native",
 }
+#: What is said where a form has no time; the others cannot run the row.
+ABSENT = {"torch.onnx, safe": "-"}
 
 
 def found() -> dict[str, Any]:
@@ -47,8 +49,7 @@ def table() -> str:
     ]
     for row in rows:
         taken = row["milliseconds"]
-        absent = {"torch.onnx, safe": "-"}
-        cells = [f"{taken[form]:.2f}" if form in taken else absent.get(form, "cannot") for form in forms]
+        cells = [f"{taken[form]:.2f}" if form in taken else ABSENT.get(form, "cannot") for form in forms]
         least = max(row["roofline_milliseconds"].values())
         out_of_reach = row["goal"] * taken[row["base"]] < least
         word = "met" if row["met"] else "out of reach" if out_of_reach else "missed"
@@ -59,7 +60,7 @@ def table() -> str:
     untimed = [
         f"{form} cannot do {row['row']}: {reason}."
         for row in rows
-        for form, reason in row.get("untimed", {}).items()
+        for form, reason in row["untimed"].items()
         if form in forms
     ]
     means = ", ".join(f"{form} {ratio:.1f} ({count} rows)" for form, (ratio, count) in report["means"].items())

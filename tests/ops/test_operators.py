@@ -81,14 +81,23 @@ def one_operator(name: str, attributes: dict[str, Any], *tensors: torch.Tensor, 
 
 def compare(name: str, attributes: dict[str, Any], *tensors: torch.Tensor, opset: int = 20) -> None:
     """The ONNX form and the native kernel are as close to the float64 answer as the torch form is."""
+    forms = {
+        form: run_onnx(name, attributes, *tensors, opset=opset, kernels=kernels)
+        for form, kernels in (("function", False), ("kernel", True))
+    }
+    require_right(forms, name, attributes, *tensors)
+
+
+def require_right(
+    forms: dict[str, list[np.ndarray]], name: str, attributes: dict[str, Any], *tensors: torch.Tensor
+) -> None:
+    """What every form answers is as close to the float64 answer as the torch form is."""
     operator = operators()[name]
     peers = as_tuple(operator(*tensors, **attributes))
     truths = as_tuple(operator(*(t.double() for t in tensors), **attributes))
-    for kernels in (False, True):
-        results = run_onnx(name, attributes, *tensors, opset=opset, kernels=kernels)
+    for form, results in forms.items():
         for result, peer, truth in zip(results, peers, truths, strict=True):
             judgement = judge(result, peer.numpy(), truth.numpy(), factor=2.0)
-            form = "kernel" if kernels else "function"
             assert judgement.passed, f"{form} {name} {attributes} {tensors[0].dtype}: {judgement.reason}"
 
 

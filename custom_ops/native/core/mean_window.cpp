@@ -50,7 +50,7 @@ POOL_INLINE void rows_of(const Job<T, S>& job, size_t first, size_t last) {
     int64_t low = middle, high = middle;
     while (low > 0 && (job.divisor != 0 || across(low - 1) == common)) --low;
     while (high < t.width && (job.divisor != 0 || across(high) == common)) ++high;
-    const bool seamless = low == 0 && high == g.output[2] && t.pitch == high;
+    const bool seamless = low == 0 && high == t.width && t.seamless(g);
     for (int64_t row = 0, end = 1; row < t.rows; row = end++) {
       while (seamless && end < t.rows && (job.divisor != 0 || lines(end) == lines(row))) ++end;
       const S* const from = sums + row * t.pitch;

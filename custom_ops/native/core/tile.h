@@ -23,6 +23,9 @@ POOL_INLINE int64_t pitch_of(const Geometry& g, int64_t width) {
 // The first output of a tile, how many there are, and how far apart results of rows begin.
 struct Tile {
   int64_t plane, depth, row, column, rows, width, pitch;
+
+  // Whether its results lie as its outputs do: whole rows, and nothing computed for nothing between them.
+  bool seamless(const Geometry& g) const { return width == g.output[2] && pitch == width; }
 };
 
 // How large tiles are.
@@ -62,7 +65,7 @@ POOL_INLINE void for_tiles(const Geometry& g, const Tiling& tiling, T* y, int64_
 // Calls body(from, to, count) for all outputs of a tile: `count` results from number `from` on belong at `to`.
 template <class T, class Body>
 POOL_INLINE void for_results(const Geometry& g, const Tile& t, T* y, const Body& body) {
-  if (t.width == g.output[2] && t.pitch == t.width) return body(0, y, t.rows * t.pitch);
+  if (t.seamless(g)) return body(0, y, t.rows * t.pitch);
   for (int64_t row = 0; row < t.rows; ++row) body(row * t.pitch, y + row * g.output[2], t.width);
 }
 

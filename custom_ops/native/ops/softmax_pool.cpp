@@ -157,8 +157,8 @@ struct SoftmaxPool final : Kernel {
       const Geometry g(window, call.inputs[0].shape);
       const Tiling tiling(g, true);
       const int64_t repeat = channels_sharing(call.inputs[0].shape, call.inputs[1].shape);
-      const size_t scratch = size_t(std::max(2 * g.cells * BLOCK, 4 * TILE));
-      for_rows<computed<T>>(call, g.rows(), scratch, [&](size_t first, size_t last, auto* scratch) {
+      const size_t room = size_t(std::max(2 * g.cells * BLOCK, 4 * TILE));
+      for_rows<computed<T>>(call, g.rows(), room, [&](size_t first, size_t last, auto* scratch) {
         const T *x = call.inputs[0].as<T>(), *logits = call.inputs[1].as<T>();
         rows({g, tiling, x, logits, repeat, call.output<T>(), scratch}, first, last);
       });
