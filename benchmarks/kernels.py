@@ -160,7 +160,7 @@ def rows() -> dict[str, Callable[[], Row]]:
             Lip(), (images(), images() / 2), 5, windows.LIP(), safe.LIP(), exps=CELLS
         ),
         "DPP 2/2": lambda: Row(
-            DPP2d(SHAPE[1]), (images(),), 6, windows.DetailPreserving(), safe.DetailPreserving(), exps=2 * CELLS
+            DPP2d(SHAPE[1]), (images(),), 6, windows.DetailPreserving(), safe.DetailPreserving(SHAPE[1]), exps=2 * CELLS
         ),
         "S3Pool 2/2": lambda: Row(S3Pool2d(2), (images(),), 2, windows.S3Pool(), safe.S3Pool()),
         "DynOPool r=.5": lambda: Row(

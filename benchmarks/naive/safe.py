@@ -70,12 +70,18 @@ class LP(nn.Module):
 
 
 class DetailPreserving(nn.Module):
-    """The squares in float64, where none of float32 overflows."""
+    """With the exponent and the bias that every channel learns; squares in float64, where none of float32 overflows."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.log_lambda = nn.Parameter(torch.zeros(channels))
+        self.log_alpha = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         cells = unfolded(x.double(), 2, 2)
         distance = (cells - cells.mean(2, keepdim=True)) ** 2 + 1e-3
-        weight = (distance / distance.mean(2, keepdim=True)).sqrt() + 1.0
+        exponent, bias = (p.double().exp().reshape(-1, 1, 1, 1) for p in (self.log_lambda, self.log_alpha))
+        weight = (distance / distance.mean(2, keepdim=True)) ** (exponent / 2) + bias
         return ((cells * weight).sum(2) / weight.sum(2)).to(x.dtype)
 
 

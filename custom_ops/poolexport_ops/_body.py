@@ -115,20 +115,33 @@ class Body:
             x = taps[0] if len(taps) == 1 else getattr(self, op_type)(*taps)
         return x
 
-    def mean(self, x: ir.Value, window: Window) -> ir.Value:
-        """Mean of every window over all its cells, pads counted as zeros."""
+    def mean(self, x: ir.Value, window: Window, counted: Sequence[int] | None = None) -> ir.Value:
+        """Mean of every window over its cells on the input and on the first ``counted`` pads of each side.
+
+        Pads are zeros; all of them count where ``counted`` is None.
+        """
+        pads = window.pads
+        counted = pads if counted is None else tuple(counted)
         # onnxruntime 1.22 to 1.24 divide wrongly where pads differ, by axis or by side; none has a float64 kernel; and
         # dilations came with opset 19.
-        uniform = len(set(window.pads)) == 1 and set(window.dilations) == {1}
-        if self.dtype == ir.DataType.DOUBLE or not uniform:
-            total = self.reduce(x, window, 0.0, "Sum")
-            return self.Div(total, self.number(window.size))
+        standard = self.dtype != ir.DataType.DOUBLE and len(set(pads)) == 1 and set(window.dilations) == {1}
+        # A window that lies on pads alone is 0 / 0.
+        real = not any(counted) and pads[0] < min(window.kernel_shape)
+        if standard and (counted == pads or real):
+            return self._average_pool(x, window, counted == pads)
+        if standard:
+            mean = self._average_pool(x, window, True)
+        else:
+            mean = self.Div(self.reduce(x, window, 0.0, "Sum"), self.number(window.size))
+        return mean if counted == pads else self.Div(mean, self.coverage(x, window, counted))
+
+    def _average_pool(self, x: ir.Value, window: Window, pads_count: bool) -> ir.Value:
         return self.AveragePool(
             x,
             kernel_shape=window.kernel_shape,
             strides=window.strides,
             pads=window.pads,
-            count_include_pad=1,
+            count_include_pad=int(pads_count),
         )
 
     def coverage(self, x: ir.Value, window: Window, counted: Sequence[int]) -> ir.Value:

@@ -73,12 +73,9 @@ def onnx_form(
     divisor_override: int,
 ) -> ir.Value:
     window = Window.of(kernel_shape, strides, pads, dilations)
-    mean = op.mean(x, window)
     if divisor_override:
-        return op.Mul(mean, op.number(window.size / divisor_override))
-    if tuple(counted_pads) == window.pads:
-        return mean
-    return op.Div(mean, op.coverage(x, window, counted_pads))
+        return op.Mul(op.mean(x, window), op.number(window.size / divisor_override))
+    return op.mean(x, window, counted_pads)
 
 
 average_pool = Operator("AveragePool", torch_form, onnx_form)

@@ -7,10 +7,11 @@ often for each request. What reads a request meets neither; it meets an ``Exchan
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
@@ -21,9 +22,12 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Fields = list[tuple[str, str]]
+T = TypeVar("T")
 
 #: Answers shorter than this are not worth compressing.
 SMALL = 1024
+#: How many times the limit a body may have that is read, and dropped, before it is refused.
+PATIENCE = 2
 JSON, BINARY = "application/json", "application/octet-stream"
 
 
@@ -50,6 +54,9 @@ class Exchange(Protocol):
         Raises:
             RequestError: it has more bytes than the limit (413), or breaks off (400).
         """
+
+    async def drop(self) -> None:
+        """Read the body, up to where it ends or breaks off, and keep nothing of it."""
 
     async def left(self) -> None:
         """Return once the client is gone."""
@@ -99,6 +106,11 @@ class Asgi:
             raise broken_off()
         return bytes(received)
 
+    async def drop(self) -> None:
+        message: Message = {"type": "http.request", "more_body": True}
+        while message["type"] == "http.request" and message.get("more_body"):
+            message = await self._receive()
+
     async def left(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
@@ -124,13 +136,17 @@ async def received(exchange: Exchange, limit: int, seconds: float) -> bytes:
     """
     length = exchange.header("content-length")
     if length is not None and length.isdigit() and int(length) > limit:
+        # A client that is cut off while it sends may never read why; one that expects an answer first reads it.
+        if int(length) <= PATIENCE * limit and exchange.header("expect") is None:
+            with contextlib.suppress(RequestError):
+                await _in_time(exchange.drop(), seconds)
         raise too_large(limit)
-    body = await _in_time(exchange, limit, seconds)
+    body = await _in_time(exchange.read(limit), seconds)
     coding = exchange.header("content-encoding")
     return body if coding is None else _decompressed(body, coding.strip().lower(), limit)
 
 
-async def _in_time(exchange: Exchange, limit: int, seconds: float) -> bytes:
+async def _in_time(body: Awaitable[T], seconds: float) -> T:
     task = asyncio.current_task()
     assert task is not None
     late = False
@@ -142,7 +158,7 @@ async def _in_time(exchange: Exchange, limit: int, seconds: float) -> bytes:
 
     timer = asyncio.get_running_loop().call_later(seconds, expire)
     try:
-        return await exchange.read(limit)
+        return await body
     except asyncio.CancelledError:
         if not late:
             raise

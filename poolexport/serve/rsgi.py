@@ -6,6 +6,7 @@ Inference comes so often that this pays, and is answered as it comes; the rest i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -51,6 +52,11 @@ class Rsgi:
         except ProtocolClosed:
             raise broken_off() from None
         return bytes(received)
+
+    async def drop(self) -> None:
+        with contextlib.suppress(ProtocolClosed):
+            async for _ in self._protocol:
+                pass
 
     async def left(self) -> None:
         await self._protocol.client_disconnect()

@@ -84,7 +84,26 @@ def test_a_body_beyond_the_limit_is_refused_before_it_is_read(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
         connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n".encode())
         assert b" 413 " in connection.recv(4096)
+
+
+def test_a_body_up_to_twice_the_limit_is_sent_to_its_end_and_then_refused(server):
+    """Else a client breaks off with an error of its own, and whether it reads the answer is a matter of luck."""
     refused(server.post(INFER, b" " * ((1 << 20) + 1)), 413, "more than 1048576 bytes")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: a\r\nContent-Length: {2 << 20}\r\n\r\n".encode())
+        for _ in range(8):
+            time.sleep(0.05)
+            connection.sendall(b" " * (1 << 18))
+        assert b" 413 " in connection.recv(4096)
+    good(server)
+
+
+def test_a_body_beyond_the_limit_that_waits_to_be_asked_for_is_refused_at_once(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        head = f"POST {INFER} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {(1 << 20) + 1}\r\n\r\n"
+        connection.sendall(head.encode())
+        assert b" 413 " in connection.recv(4096)
+    good(server)
 
 
 def test_chunks_beyond_the_limit_are_refused(server):
