@@ -11,7 +11,7 @@ namespace {
 
 //: Columns of the vectors that are turned together: those of all rows stay in the second cache.
 constexpr int64_t WIDE = 32, NARROW = 8;
-//: Turns of a matrix that are collected before they are applied, if one sweep has not more.
+//: Turns of a matrix that are collected at most before they are applied, if one sweep has not more.
 constexpr int64_t COLLECTED = 16384;
 //: Sweeps for one eigenvalue; two are usual.
 constexpr int64_t MOST_SWEEPS = 60;
@@ -24,6 +24,11 @@ struct Turn {
 struct Sweep {
   int64_t top, count;
 };
+struct Collection {
+  Turn* turns;
+  Sweep* sweeps;
+  int64_t turned, swept;
+};
 
 // One matrix on its way; where `matrix` was are the vectors of the reflections at last.
 struct Work {
@@ -31,10 +36,9 @@ struct Work {
   double *matrix, *diagonal, *off, *factors;  // (d, d), (d), (d), (d)
   double* spare;                              // (3, d)
   double scale;
-  int64_t room;
-  Turn* turns;
-  Sweep* sweeps;
-  int64_t turned, swept, at, tries;
+  int64_t room;               // for turns, and for sweeps, of a collection
+  Collection ready, coming;
+  int64_t at, tries;
 };
 
 // a -= x v + y w over a row, and the product of what is left with u.
@@ -114,11 +118,13 @@ POOL_INLINE void make_tridiagonal(Work& work) {
 }
 POOL_TARGETS void tridiagonal(Work& work) { make_tridiagonal(work); }
 
-// Goes on towards a diagonal until it is one, or until there is no room for the turns of another sweep.
-bool collect(Work& work) {
+// Goes on towards a diagonal until it is one, or until there is no room for the turns of another sweep; none are left to
+// collect where it is one.
+void collect(Work& work) {
   const int64_t d = work.d;
+  Collection& to = work.coming;
   double *const diagonal = work.diagonal, *const off = work.off;
-  work.turned = work.swept = 0;
+  to.turned = to.swept = 0;
   for (; work.at < d; ++work.at, work.tries = 0) {
     const int64_t l = work.at;
     for (;;) {
@@ -129,7 +135,7 @@ bool collect(Work& work) {
         if (size <= EPSILON * (std::fabs(diagonal[m]) + std::fabs(diagonal[m + 1])) || size <= EPSILON / 16) break;
       }
       if (m == l) break;
-      if (work.turned + m - l > work.room || work.swept == work.room) return false;
+      if (to.turned + m - l > work.room || to.swept == work.room) return;
       if (work.tries++ == MOST_SWEEPS) {
         off[l] = 0;
         break;
@@ -138,7 +144,7 @@ bool collect(Work& work) {
       g = diagonal[m] - diagonal[l] + off[l] / (g + std::copysign(r, g));
       double s = 1, c = 1, p = 0;
       int64_t i = m - 1;
-      Turn* turn = work.turns + work.turned;
+      Turn* turn = to.turns + to.turned;
       for (; i >= l; --i) {
         const double f = s * off[i], b = c * off[i];
         r = std::sqrt(f * f + g * g);
@@ -157,16 +163,15 @@ bool collect(Work& work) {
         g = c * r - b;
         *turn++ = {c, s};
       }
-      const int64_t count = turn - (work.turns + work.turned);
-      work.sweeps[work.swept++] = {m, count};
-      work.turned += count;
+      const int64_t count = turn - (to.turns + to.turned);
+      to.sweeps[to.swept++] = {m, count};
+      to.turned += count;
       if (i >= l) continue;
       diagonal[l] -= p;
       off[l] = g;
       off[m] = 0;
     }
   }
-  return true;
 }
 
 // Columns `first` to first + width of the transposed product of all reflections: (d, width).
@@ -200,15 +205,15 @@ POOL_INLINE void reflect(const Work& work, int64_t first, double* block) {
 
 // Applies the collected turns to the rows of a block.
 template <int64_t width>
-POOL_INLINE void turn_rows(const Work& work, double* block) {
+POOL_INLINE void turn_rows(const Collection& from, double* block) {
   constexpr int64_t parts = width / Lanes<double>::count, step = Lanes<double>::count;
-  const Turn* turn = work.turns;
-  for (int64_t sweep = 0; sweep < work.swept; ++sweep) {
-    double* row = block + work.sweeps[sweep].top * width;
+  const Turn* turn = from.turns;
+  for (int64_t sweep = 0; sweep < from.swept; ++sweep) {
+    double* row = block + from.sweeps[sweep].top * width;
     lanes<double> carried[parts], value;
 #pragma GCC unroll 8
     for (int64_t p = 0; p < parts; ++p) load(carried[p], static_cast<const double*>(row + p * step));
-    for (int64_t count = work.sweeps[sweep].count; count > 0; --count, row -= width, ++turn)
+    for (int64_t count = from.sweeps[sweep].count; count > 0; --count, row -= width, ++turn)
 #pragma GCC unroll 8
       for (int64_t p = 0; p < parts; ++p) {
         load(value, static_cast<const double*>(row - width + p * step));
@@ -224,44 +229,48 @@ POOL_TARGETS void reflect_wide(const Work& work, int64_t first, double* block) {
 POOL_TARGETS void reflect_narrow(const Work& work, int64_t first, double* block) {
   reflect<NARROW>(work, first, block);
 }
-POOL_TARGETS void turn_wide(const Work& work, double* block) { turn_rows<WIDE>(work, block); }
-POOL_TARGETS void turn_narrow(const Work& work, double* block) { turn_rows<NARROW>(work, block); }
+POOL_TARGETS void turn_wide(const Collection& from, double* block) { turn_rows<WIDE>(from, block); }
+POOL_TARGETS void turn_narrow(const Collection& from, double* block) { turn_rows<NARROW>(from, block); }
 
 }  // namespace
 
 void eigen(const Call& call, int64_t batch, int64_t d, double* matrices, double* values, double* vectors) {
   if (batch == 0 || d == 0) return;
   const bool small = d <= 2 * NARROW;
-  const int64_t width = small ? NARROW : WIDE, blocks = (d + width - 1) / width, room = std::max(COLLECTED, d);
-  const std::unique_ptr<Turn[]> turns(new Turn[size_t(batch * room)]);
-  const std::unique_ptr<Sweep[]> sweeps(new Sweep[size_t(batch * room)]);
+  const int64_t width = small ? NARROW : WIDE, blocks = (d + width - 1) / width;
+  const int64_t room = std::max(d, std::min(COLLECTED, d * d));
+  const std::unique_ptr<Turn[]> turns(new Turn[size_t(2 * batch * room)]);
+  const std::unique_ptr<Sweep[]> sweeps(new Sweep[size_t(2 * batch * room)]);
   const std::unique_ptr<double[]> rows(new double[size_t(batch * 5 * d)]);
   const std::unique_ptr<double[]> columns(new double[size_t(batch * d * blocks * width)]);
   const std::unique_ptr<Work[]> works(new Work[size_t(batch)]);
-  const std::unique_ptr<bool[]> done(new bool[size_t(batch)]());
   const auto block_of = [&](int64_t item) { return columns.get() + item * d * width; };
+  const auto collection = [&](int64_t i) {
+    return Collection{turns.get() + i * room, sweeps.get() + i * room, 0, 0};
+  };
   spread(call, batch, [&](int64_t i, int64_t) {
     double* const own = rows.get() + i * 5 * d;
     works[size_t(i)] = {d, matrices + i * d * d, values + i * d, own, own + d, own + 2 * d, 1.0, room,
-                        turns.get() + i * room, sweeps.get() + i * room, 0, 0, 0, 0};
+                        collection(2 * i), collection(2 * i + 1), 0, 0};
     tridiagonal(works[size_t(i)]);
   });
-  spread(call, batch * blocks, [&](int64_t item, int64_t) {
-    const int64_t first = item % blocks * width;
-    (small ? reflect_narrow : reflect_wide)(works[size_t(item / blocks)], first, block_of(item));
-  });
-  for (bool all = false; !all;) {
-    spread(call, batch, [&](int64_t i, int64_t) {
-      Work& work = works[size_t(i)];
-      if (done[size_t(i)])
-        work.swept = 0;
+  // While the turns of one collection are applied, the next one is made; before the first, columns are.
+  bool begun = false;
+  for (bool more = true; more; begun = true) {
+    spread(call, batch + batch * blocks, [&](int64_t item, int64_t) {
+      if (item < batch) return collect(works[size_t(item)]);
+      const int64_t block = item - batch;
+      const Work& work = works[size_t(block / blocks)];
+      if (begun)
+        (small ? turn_narrow : turn_wide)(work.ready, block_of(block));
       else
-        done[size_t(i)] = collect(work);
+        (small ? reflect_narrow : reflect_wide)(work, block % blocks * width, block_of(block));
     });
-    spread(call, batch * blocks, [&](int64_t item, int64_t) {
-      (small ? turn_narrow : turn_wide)(works[size_t(item / blocks)], block_of(item));
-    });
-    all = std::all_of(done.get(), done.get() + batch, [](bool each) { return each; });
+    more = false;
+    for (int64_t i = 0; i < batch; ++i) {
+      std::swap(works[size_t(i)].ready, works[size_t(i)].coming);
+      more = more || works[size_t(i)].ready.swept > 0;
+    }
   }
   spread(call, batch * d, [&](int64_t row, int64_t) {
     const int64_t matrix = row / d, i = row % d;
