@@ -100,7 +100,7 @@ def pictures() -> None:
     axes.set(xscale="log", xlabel="times a copy of the input", yticks=range(len(rows)))
     axes.set_yticklabels([row["row"] for row in rows])
     axes.invert_yaxis()
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     _saved(figure, "kernels-rows")
     for kind, label in (("size", "side of the map of 64 channels"), ("kernel", "side of the kernel, stride 2")):
         figure, several = plt.subplots(1, len(report[kind]), figsize=(9, 4), sharey=True)
@@ -112,7 +112,7 @@ def pictures() -> None:
                 axes.plot(*zip(*points), marker="o", markersize=3, label=form, color=colours.get(form, "#cccccc"))
             axes.set(title=name, xlabel=label, yscale="log", xscale="log" if kind == "size" else "linear")
         several[0].set_ylabel("milliseconds")
-        several[0].legend(frameon=False)
+        several[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
         _saved(figure, f"kernels-{kind}")
 
 
