@@ -20,6 +20,7 @@ FORMS = {
 }
 #: What is said where a form has no time; the others cannot run the row.
 ABSENT = {"torch.onnx, safe": "-"}
+TWO_THREADS = 1.6
 
 
 def found() -> dict[str, Any]:
@@ -64,6 +65,8 @@ def table() -> str:
         if form in forms
     ]
     means = ", ".join(f"{form} {ratio:.1f} ({count} rows)" for form, (ratio, count) in report["means"].items())
+    slow = ", ".join(f"{row['row']} ({row['two_threads']:.2f})" for row in rows if row["two_threads"] < TWO_THREADS)
+    slow = f"Missed by {slow}." if slow else "All are."
     packages = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "OpenVINO"}
     versions = ", ".join(f"{title} {machine[name]}" for name, title in packages.items() if name in machine)
     return "\n".join(
@@ -71,6 +74,8 @@ def table() -> str:
             *lines,
             "",
             f"How many times as long as the kernels the other forms take, geometric means: {means}.",
+            "",
+            f"Two threads are to be {TWO_THREADS} times as fast as one. {slow}",
             "",
             *([" ".join(untimed), ""] if untimed else []),
             f"Measured on {machine['date']}: {machine['processor']}, {machine['cores']} cores, {versions}; "

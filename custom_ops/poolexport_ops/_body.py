@@ -124,10 +124,10 @@ class Body:
         counted = pads if counted is None else tuple(counted)
         # onnxruntime 1.22 to 1.24 divide wrongly where pads differ, by axis or by side; none has a float64 kernel; and
         # dilations came with opset 19.
-        standard = self.dtype != ir.DataType.DOUBLE and len(set(pads)) == 1 and set(window.dilations) == {1}
-        # A window that lies on pads alone is 0 / 0.
-        real = not any(counted) and pads[0] < min(window.kernel_shape)
-        if standard and (counted == pads or real):
+        uniform = len(set(pads)) == 1 and set(window.dilations) == {1}
+        # All releases refuse pads as long as the kernel.
+        standard = self.dtype != ir.DataType.DOUBLE and uniform and pads[0] < min(window.kernel_shape)
+        if standard and (counted == pads or not any(counted)):
             return self._average_pool(x, window, counted == pads)
         if standard:
             mean = self._average_pool(x, window, True)

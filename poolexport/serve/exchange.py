@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 #: Answers shorter than this are not worth compressing.
 SMALL = 1024
-#: How many times the limit a body may have that is read, and dropped, before it is refused.
-PATIENCE = 2
+#: How many times the limit a body may say it has and still be read, and dropped, before it is refused.
+DROPPED = 2
 JSON, BINARY = "application/json", "application/octet-stream"
 
 
@@ -137,7 +137,7 @@ async def received(exchange: Exchange, limit: int, seconds: float) -> bytes:
     length = exchange.header("content-length")
     if length is not None and length.isdigit() and int(length) > limit:
         # A client that is cut off while it sends may never read why; one that expects an answer first reads it.
-        if int(length) <= PATIENCE * limit and exchange.header("expect") is None:
+        if int(length) <= DROPPED * limit and exchange.header("expect") is None:
             with contextlib.suppress(RequestError):
                 await _in_time(exchange.drop(), seconds)
         raise too_large(limit)
@@ -224,6 +224,6 @@ def refusal(error: RequestError) -> tuple[int, Fields, bytes]:
     elif error.status == 405:
         fields.append(("allow", "POST"))
     if error.status in (408, 413):
-        # the rest of the body is not read
+        # some of the body may be on its way
         fields.append(("connection", "close"))
     return error.status, fields, orjson.dumps({"error": str(error)})

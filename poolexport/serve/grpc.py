@@ -71,6 +71,8 @@ CONTENTS = {
 }
 #: Bytes of a request beside its tensors.
 ENVELOPE = 1 << 20
+#: Bytes of a message: protobuf has none that is longer.
+LONGEST = (1 << 31) - 1
 log = logging.getLogger("poolexport.serve")
 
 
@@ -334,7 +336,7 @@ async def serving(core: Core, endpoint: Endpoint) -> AsyncIterator[None]:
     limits = core.settings.limits
     server = grpc.aio.server(
         options=[
-            ("grpc.max_receive_message_length", limits.body + ENVELOPE),
+            ("grpc.max_receive_message_length", min(limits.body + ENVELOPE, LONGEST)),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", 256),
             ("grpc.max_metadata_size", 16384),

@@ -171,10 +171,20 @@ def test_max_pool_indices_are_torchs(pattern):
 @RANKS
 @DTYPES
 def test_average_pool(rank, dtype):
-    x = inputs(rank, dtype, "normal")
-    for window, divisor in zip(cases(rank), itertools.cycle((0, 0, 3))):
+    ways = itertools.product(("normal", "nan", "-inf"), (0, 0, 3))
+    for window, (pattern, divisor) in zip(cases(rank), itertools.cycle(ways)):
+        x = inputs(rank, dtype, pattern)
         for counted in (window.begin * 2, (0,) * 2 * rank):
             compare("AveragePool", {**window.onnx(), "counted_pads": list(counted), "divisor_override": divisor}, x)
+
+
+@RANKS
+@DTYPES
+@pytest.mark.parametrize("counted", [0, 1, 2])
+def test_average_pool_of_windows_that_lie_on_pads_alone(rank, dtype, counted):
+    window = Window((2,) * rank, (1,) * rank, (2,) * 2 * rank, (1,) * rank)
+    attributes = {**window.onnx(), "counted_pads": [counted] * 2 * rank, "divisor_override": 0}
+    compare("AveragePool", attributes, inputs(rank, dtype, "normal"))
 
 
 @pytest.mark.parametrize("include", [True, False])

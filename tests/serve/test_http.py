@@ -169,10 +169,10 @@ def test_answers_are_compressed_where_that_is_wished(server):
 
 @pytest.fixture(scope="module", params=["granian", "uvicorn"])
 def secret(bundles, tmp_path_factory, request):
-    """A server that asks for a token."""
+    """A server that asks for a token, and takes requests that are longer than any message of gRPC."""
     folder = tmp_path_factory.mktemp("secret")
     (folder / "tokens").write_text("a\n")
-    words = [bundles / "mean", "--tokens", folder / "tokens", "--server", request.param]
+    words = [bundles / "mean", "--tokens", folder / "tokens", "--server", request.param, "--max-body", "4096"]
     with serving(*words, cwd=folder) as running:
         yield running
 

@@ -118,8 +118,8 @@ POOL_INLINE void make_tridiagonal(Work& work) {
 }
 POOL_TARGETS void tridiagonal(Work& work) { make_tridiagonal(work); }
 
-// Goes on towards a diagonal until it is one, or until there is no room for the turns of another sweep; none are left to
-// collect where it is one.
+// Goes on towards a diagonal until it is one, or until there is no room for the turns of another sweep. Collects
+// nothing where it is one.
 void collect(Work& work) {
   const int64_t d = work.d;
   Collection& to = work.coming;
