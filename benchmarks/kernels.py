@@ -320,7 +320,7 @@ def milliseconds_of_an_exp() -> float:
 
 
 def roofline(row: Row, taken: dict[str, float], moved: int, exp: float) -> dict[str, float]:
-    """Milliseconds that one thread cannot do without: for bytes at the speed of a copy, and for exponentials."""
+    """Milliseconds of one thread for bytes at the speed of a copy, and for exponentials at that of a library."""
     copied = 2 * 4 * row.inputs[0].numel()
     return {"bytes": round(taken["copy"] * moved / copied, 4), "exps": round(row.exps * exp, 4)}
 

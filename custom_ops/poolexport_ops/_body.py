@@ -127,22 +127,19 @@ class Body:
         uniform = len(set(pads)) == 1 and set(window.dilations) == {1}
         # All releases refuse pads as long as the kernel.
         standard = self.dtype != ir.DataType.DOUBLE and uniform and pads[0] < min(window.kernel_shape)
-        if standard and (counted == pads or not any(counted)):
-            return self._average_pool(x, window, counted == pads)
+        pads_count = counted == pads or any(counted)
         if standard:
-            mean = self._average_pool(x, window, True)
+            mean = self.AveragePool(
+                x,
+                kernel_shape=window.kernel_shape,
+                strides=window.strides,
+                pads=pads,
+                count_include_pad=int(pads_count),
+            )
         else:
             mean = self.Div(self.reduce(x, window, 0.0, "Sum"), self.number(window.size))
-        return mean if counted == pads else self.Div(mean, self.coverage(x, window, counted))
-
-    def _average_pool(self, x: ir.Value, window: Window, pads_count: bool) -> ir.Value:
-        return self.AveragePool(
-            x,
-            kernel_shape=window.kernel_shape,
-            strides=window.strides,
-            pads=window.pads,
-            count_include_pad=int(pads_count),
-        )
+        divided = counted == pads or (standard and not pads_count)
+        return mean if divided else self.Div(mean, self.coverage(x, window, counted))
 
     def coverage(self, x: ir.Value, window: Window, counted: Sequence[int]) -> ir.Value:
         """Share of every window's cells that lie on the input or on the first ``counted`` pads of each side.

@@ -36,7 +36,7 @@ struct Work {
   double *matrix, *diagonal, *off, *factors;  // (d, d), (d), (d), (d)
   double* spare;                              // (3, d)
   double scale;
-  int64_t room;               // for turns, and for sweeps, of a collection
+  int64_t room;  // for turns, and for sweeps, of a collection
   Collection ready, coming;
   int64_t at, tries;
 };
